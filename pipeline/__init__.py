@@ -1,0 +1,1 @@
+"""Offline: images -> views -> frozen teachers -> codes -> storage. Knows no student."""

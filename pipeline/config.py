@@ -1,0 +1,58 @@
+"""What a user may ask of extraction: image source, committee of teachers, engine."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from storage.config import Frozen
+
+
+class SourceConfig(Frozen):
+    """Images: where they come from."""
+
+    kind: Literal["folder", "wds", "imagenet_tar"] = "folder"
+    """folder: any tree of images; wds: WebDataset tars; imagenet_tar: ILSVRC2012_img_train.tar."""
+    path: str = ""
+    """Folder, tar, glob of tars, or any fsspec URL (s3://, gs://, ...)."""
+    max_pixels: int = Field(178_956_970, ge=1)
+    """A larger image is quarantined as a decompression bomb."""
+
+
+class CommitteeConfig(Frozen):
+    """Committee: the frozen teachers. Names are those of pipeline/teachers/spec.py."""
+
+    teachers: tuple[str, ...] = ("dinov2_b14", "openclip_b16", "sam_b16")
+    """Teachers by name; each means exactly one architecture and one set of weights."""
+    weights: str = "pretrained"
+    """pretrained (timm downloads), random:<seed>, or a folder made by `cutler weights DIR`."""
+    normalisation: Literal["imagenet", "pretrained"] = "imagenet"
+    """imagenet: one mean and std for all, as the paper's authors do; pretrained: each teacher's own."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16: autocast with an fp32 residual stream."""
+
+    @model_validator(mode="after")
+    def _unique(self) -> CommitteeConfig:
+        if not self.teachers:
+            raise ValueError("committee.teachers is empty; name at least one teacher, for example dinov2_b14")
+        if len(set(self.teachers)) != len(self.teachers):
+            raise ValueError(f"committee.teachers {self.teachers} names a teacher twice; name each one once")
+        return self
+
+
+class ExtractConfig(Frozen):
+    """Extraction engine: one Ray actor per GPU or CPU slot."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where Ray has GPUs, else CPU."""
+    actors: int = Field(0, ge=0)
+    """Number of actors; 0: one per GPU, or one per two CPUs without GPUs."""
+    cpus_per_actor: int = Field(2, ge=1)
+    """CPUs (decode threads) of one actor."""
+    batch_size: int = Field(16, ge=1)
+    """Rows per teacher forward; batch i of a shard is always rows [iB, (i+1)B)."""
+    max_tries: int = Field(3, ge=1)
+    """Executions of one shard before it is reported as bad and left out."""
+    stall_timeout_s: float = Field(1800.0, gt=0)
+    """With no shard finished for this long, the run stops and says what it was waiting for."""

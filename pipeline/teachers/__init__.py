@@ -1,0 +1,1 @@
+"""Frozen vision foundation models behind one small interface."""

@@ -1,0 +1,1 @@
+"""What is on disk: cache format, codecs, containers, commits, reading, verification."""

@@ -1,0 +1,1 @@
+"""Dense prediction tasks: data sets, augmentation, losses and metrics."""
