@@ -71,7 +71,7 @@ def upscale(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
         raise ValueError(f"size {size} must be at least 1 pixel each way; use for example (384, 384)")
     rows = (2 * np.arange(size[0]) + 1) * rgb.shape[0] // (2 * size[0])
     columns = (2 * np.arange(size[1]) + 1) * rgb.shape[1] // (2 * size[1])
-    return rgb[rows[:, None], columns]
+    return np.asarray(rgb[rows[:, None], columns])
 
 
 def _check(feature_map: NDArray, channels: int) -> None:
