@@ -16,8 +16,8 @@ class SourceConfig(Frozen):
     """folder: any tree of images; wds: WebDataset tars; imagenet_tar: ILSVRC2012_img_train.tar."""
     path: str = ""
     """Folder, tar, glob of tars, or any fsspec URL (s3://, gs://, ...)."""
-    max_pixels: int = Field(178_956_970, ge=1)
-    """A larger image is quarantined as a decompression bomb."""
+    max_pixels: int = Field(178_956_970, ge=1, le=178_956_970)
+    """A larger image is quarantined as a decompression bomb; at most PIL's own limit, the default."""
 
 
 class CommitteeConfig(Frozen):
