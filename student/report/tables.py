@@ -1,0 +1,181 @@
+"""What tables does a run come down to, in the page and as aligned plain text on the terminal?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from student.tasks.spec import METRICS, MetricSpec, task_spec
+
+MISSING = "–"  # noqa: RUF001 (a dash in a cell, not a hyphen)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of ready text; the first column is left-aligned, the rest right; `strong`: rows to stress."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    note: str = ""
+    strong: frozenset[int] = frozenset()
+
+    def text(self) -> str:
+        """Aligned plain text: caption, header, rule, rows, note."""
+        widths = [max(len(row[i]) for row in (self.header, *self.rows)) for i in range(len(self.header))]
+        lines = [align(self.header, widths), "  ".join("-" * width for width in widths)]
+        lines += [align(row, widths) for row in self.rows]
+        return "\n".join([*filter(None, [self.caption]), *lines, *filter(None, [self.note])])
+
+
+def align(row: Sequence[str], widths: Sequence[int]) -> str:
+    """One line: the first cell to the left, the others to the right."""
+    first, *others = zip(row, widths, strict=True)
+    cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+    return "  ".join(cells).rstrip()
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number with `digits` decimals; a dash for None and NaN; integers grouped; text as it is."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return MISSING
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units, as disks are sold: 42.5 TB."""
+    if count is None:
+        return MISSING
+    power = min(int(math.log10(max(count, 1)) // 3), 5)
+    unit = ("B", "kB", "MB", "GB", "TB", "PB")[power]
+    return f"{count / 1000**power:.{1 if power else 0}f} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """48 s, 12 min 5 s, 3 h 20 min."""
+    if seconds is None:
+        return MISSING
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.3g} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def steps_table(steps: Sequence[Mapping[str, Any]]) -> Table:
+    """What was run: one row per step, with when, how long, where and from which revision."""
+    header = ("step", "started (UTC)", "took", "device", "revision", "command")
+    rows = [
+        (
+            str(step["step"]),
+            str(step.get("started", MISSING)).replace("T", " ")[:19],
+            duration(step.get("seconds")),
+            str(step.get("device", MISSING)),
+            str(step.get("revision") or MISSING)[:12],
+            str(step.get("command", MISSING)),
+        )
+        for step in steps
+    ]
+    return Table(header, tuple(rows))
+
+
+def versions_line(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Library versions of the run; a library that changed between steps shows each of its versions."""
+    found: dict[str, list[str]] = {}
+    for step in steps:
+        for library, version in step.get("libraries", {}).items():
+            if version not in found.setdefault(library, []):
+                found[library].append(str(version))
+    return ", ".join(f"{library} {' / '.join(versions)}" for library, versions in found.items())
+
+
+def cache_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Facts of each teacher's column; fidelity is the worst level's (z-scored cosine)."""
+    header = ("teacher", "codec", "shards", "samples", "quarantined", "size", "bits/value")
+    header += ("fidelity min", "p1", "mean")
+    body = [
+        (
+            str(row["teacher"]),
+            str(row.get("codec", MISSING)),
+            f"{row.get('shards_done', 0)}/{row.get('shards_expected', 0)}",
+            number(row.get("samples")),
+            number(row.get("quarantined")),
+            size(row.get("bytes")),
+            number(row.get("bits_per_value"), 2),
+            *(number(lowest(row.get("fidelity"), key)) for key in ("min", "p1", "mean")),
+        )
+        for row in rows
+    ]
+    note = "fidelity: z-scored cosine of the decoded against the original map, worst level"
+    return Table(header, tuple(body), note=note)
+
+
+def lowest(levels: Sequence[Mapping[str, float]] | None, key: str) -> float | None:
+    """The worst level's figure."""
+    return min((level[key] for level in levels), default=None) if levels else None
+
+
+def similarity_table(
+    before: Mapping[str, Any], after: Mapping[str, Any], published: Mapping[str, float] | None = None
+) -> Table:
+    """Cosine of student and live teacher on held-out images, before and after stage 1 (Table 17)."""
+    teachers = list(after or before)
+    header = ("teacher", "flattened before", "after", "per token before", "after")
+    kinds = [(kind, doc) for kind in ("flattened", "per_token") for doc in (before, after)]
+    rows = [(teacher, *(cell(doc, teacher, kind) for kind, doc in kinds)) for teacher in teachers]
+    rows.append(("mean", *(number(mean(doc, teachers, kind)) for kind, doc in kinds)))
+    if published:
+        header = (*header, "paper (Table 17)")
+        rows = [(*row, number(published.get(row[0]))) for row in rows]
+    return Table(header, tuple(rows), strong=frozenset({len(rows) - 1}))
+
+
+def cell(doc: Mapping[str, Any], teacher: str, kind: str) -> str:
+    """One similarity, or a dash."""
+    return number(doc.get(teacher, {}).get(kind))
+
+
+def mean(doc: Mapping[str, Any], teachers: Sequence[str], kind: str) -> float | None:
+    """Mean over the teachers; None where one is missing."""
+    values = [doc.get(teacher, {}).get(kind) for teacher in teachers]
+    return None if not values or None in values else sum(values) / len(values)
+
+
+def metrics_table(scores: Mapping[str, Any], published: Sequence[Any] = ()) -> Table:
+    """Task metrics of one data set, the paper's rows (student.report.published.Row) above our own."""
+    tasks = list(scores["metrics"])
+    titles = [f"{score_title(task)} {'↑' if metric_of(task).higher_is_better else '↓'}" for task in tasks]
+    rows = [score_row(f"{row.model} (paper, {row.source})", row.values, row.gain, tasks) for row in published]
+    if scores.get("single_task"):
+        rows.append(score_row("single-task (given)", scores["single_task"], 0.0, tasks))
+    rows.append(score_row("this run", scores["metrics"], scores.get("delta_m"), tasks))
+    kind = "the released code's conventions" if scores.get("compat") == "official" else "sound definitions"
+    note = f"{number(scores.get('images'))} validation images; metrics by {kind}"
+    return Table(("model", *titles, "Δm % ↑"), tuple(rows), note=note, strong=frozenset({len(rows) - 1}))
+
+
+def metric_of(task: str) -> MetricSpec:
+    """The metric that a task is reported by (paper B.4)."""
+    return METRICS[task_spec(task).metrics[0]]
+
+
+def score_title(task: str) -> str:
+    """`Semseg mIoU %`."""
+    return f"{task_spec(task).title} {metric_of(task).title} {metric_of(task).unit}"
+
+
+def score(task: str, value: float | None) -> str:
+    """A metric's value with as many decimals as the paper prints."""
+    return number(value, 4 if metric_of(task).unit == "m" else 2)
+
+
+def score_row(
+    name: str, values: Mapping[str, float | None], gain: float | None, tasks: Sequence[str]
+) -> tuple[str, ...]:
+    """One model's row."""
+    return (name, *(score(task, values.get(task)) for task in tasks), number(gain, 2))
