@@ -77,6 +77,8 @@ class DatasetConfig(Frozen):
     """Tasks to train: semseg, human_parts, sal, normals, edge, depth."""
     size: tuple[int, int] = (448, 576)
     """Input height and width, pixels."""
+    compat: Literal["sound", "official"] = "sound"
+    """official: the released code's conventions in labels and metrics, so that numbers compare with the paper."""
 
     @model_validator(mode="after")
     def _tasks(self) -> DatasetConfig:

@@ -6,8 +6,8 @@
 
 A batch is a dict: `image` float32 [B, 3, H, W] normalised by the ImageNet mean and deviation, padding 0;
 `semseg`, `human_parts`, `sal`, `edge` uint8 [B, H, W], 255 = ignored; `depth` float32 [B, 1, H, W] metres and
-`normals` float32 [B, 3, H, W], 255 = ignored in all channels; `id` list of B names; `size` int64 [B, 2], height and
-width of the pixels read from disk (validation: `crop_back` cuts predictions to it).
+`normals` float32 [B, 3, H, W], 255 = ignored in all channels; `id` list of B names; `size` int64 [B, 2],
+height and width of the pixels read from disk (validation: `crop_back` cuts predictions to it).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Reader(Protocol):
 def open_dataset(config: DatasetConfig, split: str) -> Reader:
     """The reader of one split ("train" or "val"); DatasetError names what is missing and the remedy."""
     reader = {"nyud": Nyud, "pascal_context": PascalContext}[config.name]
-    return reader(config.path, split, config.tasks)
+    return reader(config.path, split, config.tasks, compat=config.compat)
 
 
 class TrainingSet(Dataset):
@@ -87,7 +87,7 @@ class BatchOrder:
     def __init__(self, samples: int, *, batch_size: int, seed: int, first: int, stop: int) -> None:
         if batch_size > samples:
             raise ValueError(
-                f"a batch of {batch_size} images exceeds the {samples} of the training split; lower batch_size"
+                f"a batch of {batch_size} images exceeds the training split of {samples}; lower batch_size"
             )
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self.first, self.stop = first, stop

@@ -25,6 +25,9 @@ PLACES = {
     "edge": ("edge/{}.png", "edge/{}.npy"),
 }
 
+SHORTEST = 0.01
+"""A normal that is shorter in every channel is no direction but an encoded zero."""
+
 
 class Nyud:
     """One split of NYUD-v2. `read(index)` gives `id`, `image` and one array per task.
@@ -33,7 +36,8 @@ class Nyud:
     normals float32 [H, W, 3], 0 = unknown; edge uint8 [H, W] 0/1. Raises DatasetError (see archive.py).
     """
 
-    def __init__(self, path: str | Path, split: str, tasks: Sequence[str]) -> None:
+    def __init__(self, path: str | Path, split: str, tasks: Sequence[str], *, compat: str = "sound") -> None:
+        self.compat = compat
         self.tasks = tuple(out_channels("nyud", tasks))
         self.root = find_root(path, DATASETS["nyud"], "images")
         self.ids = read_ids(self.root / "gt_sets" / f"{split}.txt")
@@ -45,8 +49,11 @@ class Nyud:
         """The sample at this position of the split."""
         name = self.ids[index]
         image = read_image(self.paths["image"][name])
-        labels = {task: fit(_READ[task](self.paths[task][name]), image.shape) for task in self.tasks}
+        labels = {task: fit(self._read(task, self.paths[task][name]), image.shape) for task in self.tasks}
         return {"id": name, "image": image, **labels}
+
+    def _read(self, task: str, path: Path) -> np.ndarray:
+        return read_normals(path, self.compat) if task == "normals" else _READ[task](path)
 
 
 def _semseg(path: Path) -> np.ndarray:
@@ -59,10 +66,19 @@ def _depth(path: Path) -> np.ndarray:
     return np.squeeze(read_array(path)).astype(np.float32)
 
 
-def read_normals(path: Path) -> np.ndarray:
-    """Unit normals float32 [H, W, 3]: bytes are (v + 1) * 127.5, an .npy holds them as they are."""
+def read_normals(path: Path, compat: str) -> np.ndarray:
+    """Unit normals float32 [H, W, 3], 0 = unknown: bytes are (v + 1) * 127.5, an .npy holds them as they are.
+
+    The byte code has no exact zero: an unknown normal is 127 or 128 in every channel, and it becomes 0 here. The
+    released code (compat "official") takes it for a label of norm 0.007.
+    """
     stored = read_array(path).astype(np.float32)
-    return stored if path.suffix == ".npy" else stored[..., :3] * (2 / 255) - 1
+    if path.suffix == ".npy":
+        return stored
+    normals = stored[..., :3] * np.float32(2 / 255) - 1
+    if compat == "sound":
+        normals[np.abs(normals).max(axis=2) < SHORTEST] = 0
+    return normals
 
 
 def _edge(path: Path) -> np.ndarray:
@@ -70,4 +86,4 @@ def _edge(path: Path) -> np.ndarray:
     return (stored > (127 if stored.max() > 1 else 0)).astype(np.uint8)
 
 
-_READ = {"semseg": _semseg, "depth": _depth, "normals": read_normals, "edge": _edge}
+_READ = {"semseg": _semseg, "depth": _depth, "edge": _edge}

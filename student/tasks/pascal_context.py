@@ -58,7 +58,8 @@ class PascalContext:
     only task. Raises DatasetError (see archive.py).
     """
 
-    def __init__(self, path: str | Path, split: str, tasks: Sequence[str]) -> None:
+    def __init__(self, path: str | Path, split: str, tasks: Sequence[str], *, compat: str = "sound") -> None:
+        self.compat = compat
         self.tasks = tuple(out_channels("pascal_context", tasks))
         self.root = find_root(path, DATASETS["pascal_context"], "JPEGImages")
         self.ids = read_ids(self.root / "ImageSets" / "Context" / f"{split}.txt")
@@ -87,7 +88,7 @@ class PascalContext:
 
     def _normals(self, path: Path, label_map: Path, shape: tuple[int, ...]) -> np.ndarray:
         known = np.isin(fit(_label_map(label_map), shape), self.normal_classes)
-        return fit(read_normals(path), shape) * known[..., None]
+        return fit(read_normals(path, self.compat), shape) * known[..., None]
 
     def _with_people(self, split: str) -> list[str]:
         path = self.root / "ImageSets" / "Parts" / f"{split}.txt"
