@@ -1,0 +1,265 @@
+"""What can be done with a cache: create or open it, see what is there or missing, write and read shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from storage import columns, layout, manifest
+from storage.columns import TeacherDoc
+from storage.commits import Commit, CommitLog, compact
+from storage.config import CodecConfig
+from storage.errors import AmbiguousColumn, CacheError, MissingData
+from storage.layout import Column
+from storage.manifest import Invariants, SampleRow, Segment, Shard, segment_shards
+from storage.reading import Reader
+from storage.store import Store, open_store
+from storage.writing import FeatureWriter, write_images
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from storage.codecs import Codec
+
+
+class Cache:
+    """A feature cache in a folder or at an fsspec URL. Threads may share one; processes open their own."""
+
+    def __init__(self, store: Store, invariants: Invariants) -> None:
+        self.store = store
+        self.invariants = invariants
+        self.segments: tuple[Segment, ...] = ()
+        self._shards: tuple[Shard, ...] = ()
+        self._log = CommitLog(store)
+        self._reader = Reader(store, self._log)
+        self._docs: dict[Column, TeacherDoc] = {}
+        self._codecs: dict[Column, Codec] = {}
+        self._load_segments()
+
+    @staticmethod
+    def create(url: str, invariants: Invariants) -> Cache:
+        """Make a cache, or open the one that is there.
+
+        Raises CacheError when that one has other invariants, with the field and both values.
+        """
+        store = open_store(url)
+        if not store.put_new(layout.INVARIANTS, manifest.write_invariants(invariants)):
+            there = manifest.read_invariants(store.read(layout.INVARIANTS), layout.INVARIANTS)
+            _refuse_difference(url, there.doc(), invariants.doc())
+        return Cache(store, invariants)
+
+    @staticmethod
+    def open(url: str) -> Cache:
+        """Open a cache. Raises MissingData when there is none, CorruptObject when it is damaged."""
+        store = open_store(url)
+        try:
+            data = store.read(layout.INVARIANTS)
+        except FileNotFoundError:
+            raise MissingData(
+                f"{url} is no cache: it has no {layout.INVARIANTS}; name a cache, or make one with extract"
+            ) from None
+        return Cache(store, manifest.read_invariants(data, layout.INVARIANTS))
+
+    @property
+    def url(self) -> str:
+        """Where the cache is."""
+        return self.store.url
+
+    # what should be there
+
+    def shards(self, view: int | None = None) -> tuple[Shard, ...]:
+        """All shards, or those of one view, by index."""
+        return self._shards if view is None else tuple(shard for shard in self._shards if shard.view == view)
+
+    def shard(self, index: int) -> Shard:
+        """A shard. Raises MissingData when the cache has no such shard."""
+        if not 0 <= index < len(self._shards):
+            raise MissingData(
+                f"{self.url} has shards 0 to {len(self._shards) - 1}, no shard {index}; see Cache.shards"
+            )
+        return self._shards[index]
+
+    def add_segment(self, source_fingerprint: str, keys: int, views: int) -> Segment:
+        """Say that the cache holds `views` views of the `keys` (a number) images of a source.
+
+        Saying it again does nothing; saying more views adds a segment with the new ones. Raises CacheError
+        for another source or number of keys.
+        """
+        for segment in self.segments:
+            if (segment.source, segment.keys) != (source_fingerprint, keys):
+                raise CacheError(
+                    f"cache {self.url} holds source {segment.source} with {segment.keys} keys, the recipe's "
+                    f"source is {source_fingerprint} with {keys}; extract it into a new cache"
+                )
+        have = sum(segment.views for segment in self.segments)
+        if views <= have:
+            return self.segments[-1]
+        segment = Segment(
+            index=len(self.segments) + 1,
+            source=source_fingerprint,
+            keys=keys,
+            views=views - have,
+            first_view=have,
+            first_shard=len(self._shards),
+        )
+        created = self.store.put_new(layout.segment_path(segment.index), manifest.write_segment(segment))
+        self._load_segments()
+        if not created:
+            return self.add_segment(source_fingerprint, keys, views)
+        for column in self.columns():
+            self._write_array(column)
+        return segment
+
+    # what is there
+
+    def columns(self) -> list[Column]:
+        """The columns, complete or not: images first when any are committed, then features by teacher."""
+        images = [Column.images()] if self.committed(Column.images()) else []
+        features = [
+            Column.features(teacher, fp)
+            for teacher in self.store.folders(layout.FEATURES)
+            for fp in self.store.folders(f"{layout.FEATURES}/{teacher}")
+        ]
+        return images + [column for column in features if self.store.exists(layout.teacher_path(column))]
+
+    def teacher_columns(self) -> dict[str, Column]:
+        """Teacher -> its column. Raises AmbiguousColumn when one has two."""
+        found: dict[str, Column] = {}
+        for column in self.columns():
+            if column.teacher is None:
+                continue
+            if other := found.get(column.teacher):
+                raise AmbiguousColumn(
+                    f"{self.url} has {column.teacher} twice, as {other.fingerprint} and "
+                    f"{column.fingerprint}; say which fingerprint is meant, or delete the other column"
+                )
+            found[column.teacher] = column
+        return found
+
+    def committed(self, column: Column) -> dict[int, Commit]:
+        """Shard -> commit, of all shards committed now."""
+        return self._log.read(column)
+
+    def missing(self, column: Column) -> list[int]:
+        """Shards not committed yet: the work that is left."""
+        done = self.committed(column).keys()
+        return [shard.index for shard in self._shards if shard.index not in done]
+
+    def compact(self, column: Column) -> None:
+        """Put the column's commits into one file, which readers on object stores open much faster."""
+        compact(self.store, column, self.committed(column))
+
+    # columns of features
+
+    def column_fingerprint(
+        self, identity: Mapping[str, Any], codec: CodecConfig, shapes: Sequence[Sequence[int]]
+    ) -> str:
+        """Fingerprint that a teacher's column has in this cache; `shapes` are the levels' (C, h, w)."""
+        return columns.column_fingerprint(self.invariants, identity, codec.model_dump(mode="json"), shapes)
+
+    def register(
+        self,
+        teacher: str,
+        identity: Mapping[str, Any],
+        codec: CodecConfig,
+        shapes: Sequence[Sequence[int]],
+        stats: Mapping[str, Tensor],
+        libraries: Mapping[str, str],
+    ) -> Column:
+        """Make a teacher's column unless it is there; the first writer's `stats` and `libraries` hold."""
+        doc = columns.make_doc(self.invariants, teacher, identity=identity, codec=codec, shapes=shapes)
+        column = columns.register(self.store, doc, stats, libraries)
+        self._write_array(column)
+        return column
+
+    def teacher_doc(self, column: Column) -> TeacherDoc:
+        """teacher.json. Raises MissingData, CorruptObject, or StaleColumn naming both fingerprints."""
+        if column not in self._docs:
+            self._docs[column] = columns.read_teacher(self.store, column, self.invariants)
+        return self._docs[column]
+
+    def codec(self, column: Column) -> Codec:
+        """The codec of a column, made once. Raises as teacher_doc."""
+        if column not in self._codecs:
+            self._codecs[column] = columns.load_codec(self.store, column, self.teacher_doc(column))
+        return self._codecs[column]
+
+    # shards
+
+    def put_images(
+        self, shard_index: int, rows: Sequence[SampleRow], jpegs: Sequence[bytes | None]
+    ) -> Commit:
+        """Write and commit a shard's crops; the commit that holds, which may be an earlier writer's.
+
+        Raises CacheError unless there is one row per sample, with either an image or a quarantine reason.
+        """
+        return write_images(self.store, self.shard(shard_index), rows, jpegs)
+
+    def put_features(
+        self,
+        column: Column,
+        shard_index: int,
+        records: Sequence[bytes | None],
+        fidelity: np.ndarray,
+        reasons: Sequence[str | None],
+    ) -> Commit:
+        """Write and commit a shard's records (of Codec.pack), in the order of its committed samples.
+
+        `fidelity` is [rows, levels], NaN where there is no record; a row without one has a reason here or in
+        the samples. Raises MissingData before the images are committed, CacheError when rows contradict each
+        other.
+        """
+        doc, shard = self.teacher_doc(column), self.shard(shard_index)
+        writer = FeatureWriter(
+            self.store,
+            self.invariants,
+            column,
+            ext=doc["codec"]["name"],
+            values=columns.values_per_sample(doc),
+        )
+        return writer.write(shard, self.samples(shard_index), records, fidelity, reasons)
+
+    def samples(self, shard_index: int) -> pa.Table:
+        """The sample table of a shard (manifest.SAMPLES), verified. Raises MissingData or CorruptObject."""
+        return self._reader.samples(shard_index)
+
+    def read_images(self, shard_index: int, rows: Sequence[int]) -> list[bytes | None]:
+        """JPEG bytes of rows of a shard, None for quarantined ones. Raises MissingData or CorruptObject."""
+        return self._reader.read(Column.images(), shard_index, rows)
+
+    def read_records(self, column: Column, shard_index: int, rows: Sequence[int]) -> list[bytes | None]:
+        """Records of rows of a shard, None for quarantined ones. Raises MissingData or CorruptObject."""
+        return self._reader.read(column, shard_index, rows)
+
+    def _load_segments(self) -> None:
+        paths = self.store.list(layout.SEGMENTS + "/")
+        self.segments = tuple(manifest.read_segment(self.store.read(path), path) for path in paths)
+        per_shard = self.invariants.samples_per_shard
+        self._shards = tuple(
+            shard for segment in self.segments for shard in segment_shards(segment, per_shard)
+        )
+
+    def _write_array(self, column: Column) -> None:
+        if column.is_images or self.invariants.container != "zarr":
+            return
+        path, data = (
+            layout.zarr_path(column),
+            columns.zarr_json(self.teacher_doc(column), self.invariants, len(self._shards)),
+        )
+        # views added to the cache make the array longer
+        if not self.store.put_new(path, data) and self.store.read(path) != data:
+            self.store.replace(path, data)
+
+
+def _refuse_difference(url: str, there: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> None:
+    for name, value in there.items():
+        if isinstance(value, dict):
+            _refuse_difference(url, value, wanted[name], f"{prefix}{name}.")
+        elif value != wanted[name]:
+            raise CacheError(
+                f"cache {url} holds {prefix}{name} = {value}, the recipe asks {wanted[name]}; "
+                f"extract into a new cache or set {prefix}{name} = {value}"
+            )

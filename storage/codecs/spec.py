@@ -1,0 +1,39 @@
+"""Which codecs there are: name in a recipe -> how to make one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from storage.codecs.base import Codec, Encoded, LevelShape, Stats
+from storage.codecs.f16 import F16Codec
+from storage.codecs.int8 import Int8Codec
+from storage.config import CodecConfig
+
+__all__ = ["CODECS", "Codec", "Encoded", "LevelShape", "make_codec"]
+
+CODECS: dict[str, Callable[[CodecConfig, tuple[LevelShape, ...], Stats], Codec]] = {
+    "f16": F16Codec,
+    "int8": Int8Codec,
+}
+
+
+def make_codec(config: CodecConfig, shapes: Sequence[Sequence[int]], stats: Stats) -> Codec:
+    """The codec for levels of these (C, h, w), with the `stats` of a Calibrator.
+
+    Raises ValueError when `stats` lack a level or do not fit its channels; f16 may go without any.
+    """
+    levels = tuple(LevelShape(*shape) for shape in shapes)
+    if stats or config.name != "f16":
+        _check_stats(config, levels, stats)
+    return CODECS[config.name](config, levels, stats)
+
+
+def _check_stats(config: CodecConfig, shapes: Sequence[LevelShape], stats: Stats) -> None:
+    for number, shape in enumerate(shapes):
+        for name in (f"mean.{number}", f"scale.{number}"):
+            found = tuple(stats[name].shape) if name in stats else None
+            if found != (shape.channels,):
+                raise ValueError(
+                    f"codec {config.name} needs the tensor {name} of shape {(shape.channels,)}, found "
+                    f"{found}; calibrate the teacher again"
+                )

@@ -1,0 +1,120 @@
+"""Where everything in a cache lives: pure names, no I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from storage.errors import FormatError
+from storage.identity import digest8
+
+INVARIANTS = "cache.json"
+SEGMENTS = "segments"
+LOGS = "logs"
+FEATURES = "features"
+COMMITS = "commits"
+
+_TEACHER = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_COMMIT = re.compile(r"(\d{6})\.json")
+
+
+@dataclass(frozen=True, order=True)
+class Column:
+    """One thing known about every sample: the images, or one teacher's features under one fingerprint."""
+
+    path: str
+    """Folder of its objects, and below commits/ of its commits."""
+
+    @staticmethod
+    def images() -> Column:
+        """The JPEG crops that teachers and student decode."""
+        return Column("images")
+
+    @staticmethod
+    def features(teacher: str, fp: str) -> Column:
+        """The features of `teacher` under fingerprint `fp`. Raises FormatError for an impossible name."""
+        if not _TEACHER.fullmatch(teacher) or not re.fullmatch(r"[0-9a-f]{8}", fp):
+            raise FormatError(
+                f"{teacher!r} with fingerprint {fp!r} is no column; "
+                "a teacher's name has a-z, 0-9, _, . and -, a fingerprint eight hex characters"
+            )
+        return Column(f"{FEATURES}/{teacher}/{fp}")
+
+    @property
+    def is_images(self) -> bool:
+        """Whether this is the images column."""
+        return self.path == "images"
+
+    @property
+    def teacher(self) -> str | None:
+        """Name of the teacher, None for images."""
+        return None if self.is_images else self.path.split("/")[1]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the column, None for images."""
+        return None if self.is_images else self.path.split("/")[2]
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def segment_path(index: int) -> str:
+    """Document of segment `index`, counted from 1."""
+    return f"{SEGMENTS}/{index:04d}.json"
+
+
+def samples_path(shard: int, digest: str) -> str:
+    """Sample table of a shard."""
+    return f"samples/{shard:06d}-{digest8(digest)}.parquet"
+
+
+def tar_path(column: Column, shard: int, digest: str) -> str:
+    """Tar of a shard of a column."""
+    return f"{column.path}/{shard:06d}-{digest8(digest)}.tar"
+
+
+def zarr_shard_path(column: Column, shard: int) -> str:
+    """Zarr shard object of a shard of a column: the array's chunk key is fixed by the zarr standard."""
+    return f"{column.path}/c/{shard}/0"
+
+
+def zarr_path(column: Column) -> str:
+    """Metadata of a column's zarr array."""
+    return f"{column.path}/zarr.json"
+
+
+def teacher_path(column: Column) -> str:
+    """Identity of a column."""
+    return f"{column.path}/teacher.json"
+
+
+def codec_path(column: Column) -> str:
+    """Calibrated tensors of a column's codec."""
+    return f"{column.path}/codec.safetensors"
+
+
+def commit_folder(column: Column) -> str:
+    """Folder of a column's commits."""
+    return f"{COMMITS}/{column.path}"
+
+
+def commit_path(column: Column, shard: int) -> str:
+    """The commit of a shard of a column."""
+    return f"{commit_folder(column)}/{shard:06d}.json"
+
+
+def committed_shard(name: str) -> int | None:
+    """Shard of a commit's file name, None when it is another file."""
+    found = _COMMIT.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def claim_path(column: Column, shard: int, digest: str) -> str:
+    """A writer's prospective commit of a zarr shard object with this digest."""
+    return f"{commit_folder(column)}/{shard:06d}-{digest8(digest)}.claim.json"
+
+
+def compaction_path(column: Column, digest: str) -> str:
+    """The commits of a column in one file."""
+    return f"{commit_folder(column)}/compact-{digest8(digest)}.parquet"

@@ -1,0 +1,133 @@
+"""How objects are kept in a local folder: whole or not at all, and on the disk before anyone is told."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from storage.errors import CacheError
+from storage.identity import Data
+
+TEMPORARY = ".tmp-"
+"""Start of the name of a file being written; one left behind by a crash is no object and harms nobody."""
+
+
+class LocalStore:
+    """A folder. New objects are written beside their place, synced, then linked into it (fails if taken)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = str(root)
+
+    def _path(self, path: str) -> Path:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise CacheError(
+                f"object name {path!r} leads out of the cache {self.url}; the document naming it is not ours"
+            )
+        return self.root / path
+
+    def read(self, path: str) -> bytes:
+        return self._path(path).read_bytes()
+
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        return self.read_ranges(path, [(offset, size)])[0]
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        descriptor = os.open(self._path(path), os.O_RDONLY)
+        try:
+            return [_pread(descriptor, offset, size) for offset, size in ranges]
+        finally:
+            os.close(descriptor)
+
+    def exists(self, path: str) -> bool:
+        return self._path(path).is_file()
+
+    def size(self, path: str) -> int:
+        return self._path(path).stat().st_size
+
+    def list(self, prefix: str = "") -> list[str]:
+        return sorted(self._walk(prefix.rstrip("/")))
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        for entry in _entries(self._path(folder)):
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir():
+                yield from self._walk(path)
+            elif not entry.name.startswith(TEMPORARY):
+                yield path
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        return sorted(entry.name for entry in _entries(self._path(prefix)) if entry.is_dir())
+
+    def put_new(self, path: str, data: Data) -> bool:
+        target = self._path(path)
+        if target.exists():
+            return False
+        temporary = self._write_beside(target, data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        _sync_folder(target.parent)
+        return True
+
+    def replace(self, path: str, data: Data) -> None:
+        target = self._path(path)
+        self._write_beside(target, data).replace(target)
+        _sync_folder(target.parent)
+
+    def delete(self, path: str) -> None:
+        self._path(path).unlink(missing_ok=True)
+
+    def local_path(self, path: str) -> Path | None:
+        return self._path(path)
+
+    def _write_beside(self, target: Path, data: Data) -> Path:
+        _make_folder(target.parent)
+        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with temporary.open("xb") as file:
+                file.writelines([data] if isinstance(data, bytes) else data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _pread(descriptor: int, offset: int, size: int) -> bytes:
+    # one call moves at most 2 GiB and may be cut short by a signal
+    parts: list[bytes] = []
+    while size > 0 and (part := os.pread(descriptor, size, offset)):
+        parts.append(part)
+        offset, size = offset + len(part), size - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,83 @@
+"""How samples, crops and records are read: by commit, by byte range, and checked on every read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+import pyarrow as pa
+
+from storage.commits import Commit, CommitLog
+from storage.containers.base import Index, load_index
+from storage.errors import CorruptObject, MissingData
+from storage.identity import sha256
+from storage.layout import Column
+from storage.manifest import keys_digest, read_samples
+from storage.store import Store
+
+_Answer = TypeVar("_Answer")
+# an index is 4 KB for 256 samples, a sample table about 30
+_INDEXES, _TABLES = 4096, 64
+
+
+class Reader:
+    """Reads what is committed and nothing else. Threads may share it."""
+
+    def __init__(self, store: Store, log: CommitLog) -> None:
+        self._store = store
+        self._log = log
+        self._index = lru_cache(_INDEXES)(self._load_index)
+        self.samples = lru_cache(_TABLES)(self._load_samples)
+        """shard -> sample table, verified."""
+
+    def commit(self, column: Column, shard: int) -> Commit:
+        """The commit of a shard. Raises MissingData while there is none."""
+        commit = self._log.get(column, shard)
+        if commit is None:
+            raise MissingData(
+                f"shard {shard} of {column} in {self._store.url} is not committed; "
+                "run extract again, it does what is missing"
+            )
+        return commit
+
+    def read(self, column: Column, shard: int, rows: Sequence[int]) -> list[bytes | None]:
+        """The records of `rows` of a shard, None where there is none.
+
+        Raises MissingData, or CorruptObject naming the object and row.
+        """
+        index = self._index(column, shard)
+        name = self.commit(column, shard).records.name
+        wanted = {row: place for row in rows if (place := index.range(row)) is not None}
+        found = self._committed(name, lambda: self._store.read_ranges(name, list(wanted.values())))
+        records = dict(zip(wanted, found, strict=True))
+        for row, record in records.items():
+            if fault := index.fault(row, record):
+                raise CorruptObject(name, fault)
+        return [records.get(row) for row in rows]
+
+    def _load_index(self, column: Column, shard: int) -> Index:
+        commit, images = self.commit(column, shard), self.commit(Column.images(), shard)
+        if commit.keys != images.keys:
+            raise CorruptObject(commit.path, f"it is about other samples than the images of shard {shard}")
+        name = commit.records.name
+        return self._committed(
+            name, lambda: load_index(lambda at, size: self._store.read_range(name, at, size), commit)
+        )
+
+    def _load_samples(self, shard: int) -> pa.Table:
+        commit = self.commit(Column.images(), shard)
+        ref = commit.objects[1]
+        data = self._committed(ref.name, lambda: self._store.read(ref.name))
+        if sha256(data) != ref.sha256:
+            raise CorruptObject(ref.name, "its bytes do not match the checksum in its commit")
+        table = read_samples(data)
+        if keys_digest(table["key"].to_pylist()) != commit.keys:
+            raise CorruptObject(commit.path, f"it is about other samples than {ref.name}")
+        return table
+
+    def _committed(self, name: str, read: Callable[[], _Answer]) -> _Answer:
+        try:
+            return read()
+        except FileNotFoundError:
+            raise CorruptObject(name, "it is committed but gone") from None

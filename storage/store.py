@@ -1,0 +1,147 @@
+"""Where bytes are kept: a local folder or any fsspec URL, behind the same few calls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import fsspec
+
+from storage.identity import Data
+from storage.local import LocalStore
+
+Range = tuple[int, int]
+"""Offset and size, bytes."""
+
+
+_BLOCK_BYTES = 16 << 20
+
+
+class Store(Protocol):
+    """Objects by relative path. Reading what is not there raises FileNotFoundError."""
+
+    url: str
+
+    def read(self, path: str) -> bytes:
+        """The whole object."""
+
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`; fewer when the object ends before."""
+
+    def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
+        """Several ranges of one object, in the order asked."""
+
+    def exists(self, path: str) -> bool:
+        """Whether the object is there."""
+
+    def size(self, path: str) -> int:
+        """Size of the object, bytes."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Every object below the folder `prefix`, recursively, sorted."""
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Names of the folders directly in the folder `prefix`, sorted."""
+
+    def put_new(self, path: str, data: Data) -> bool:
+        """Write the object whole, or not at all if it is there already (False)."""
+
+    def replace(self, path: str, data: Data) -> None:
+        """Write the object whole, over what was there."""
+
+    def delete(self, path: str) -> None:
+        """Remove the object; nothing happens when it is not there."""
+
+    def local_path(self, path: str) -> Path | None:
+        """Where the object is as a file, or None when it is not in a local folder."""
+
+
+def open_store(url: str) -> Store:
+    """The store at a local folder (made when first written to) or an fsspec URL such as s3://bucket/cache."""
+    if "://" not in url:
+        return LocalStore(Path(url))
+    if url.startswith("file://"):
+        return LocalStore(Path(url.removeprefix("file://")))
+    return RemoteStore(url)
+
+
+def measure(store: Store, path: str) -> tuple[int, str]:
+    """Size and hex SHA-256 of an object, read in blocks. Raises FileNotFoundError."""
+    digest, size = hashlib.sha256(), 0
+    while block := store.read_range(path, size, _BLOCK_BYTES):
+        digest.update(block)
+        size += len(block)
+        if len(block) < _BLOCK_BYTES:
+            break
+    return size, digest.hexdigest()
+
+
+class RemoteStore:
+    """Objects behind an fsspec URL.
+
+    `put_new` is as atomic as the service's conditional put: S3 and GCS have one. A service without it is
+    single-writer: run one extraction at a time there.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        # a listing cache would hide what other hosts commit
+        self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        self._root = root.rstrip("/")
+
+    def _path(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def read(self, path: str) -> bytes:
+        return bytes(self._fs.cat_file(self._path(path)))
+
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        return bytes(self._fs.cat_file(self._path(path), offset, offset + size))
+
+    def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
+        starts = [offset for offset, _ in ranges]
+        ends = [offset + size for offset, size in ranges]
+        found = self._fs.cat_ranges([self._path(path)] * len(ranges), starts, ends, on_error="raise")
+        return [bytes(part) for part in found]
+
+    def exists(self, path: str) -> bool:
+        return bool(self._fs.isfile(self._path(path)))
+
+    def size(self, path: str) -> int:
+        return int(self._fs.size(self._path(path)))
+
+    def list(self, prefix: str = "") -> list[str]:
+        found = self._fs.find(self._path(prefix.rstrip("/")))
+        return sorted(name.removeprefix(self._root + "/") for name in found)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        try:
+            entries = self._fs.ls(self._path(prefix.rstrip("/")), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(e["name"].rstrip("/").rpartition("/")[2] for e in entries if e["type"] == "directory")
+
+    def put_new(self, path: str, data: Data) -> bool:
+        if self.exists(path):
+            return False
+        try:
+            self._fs.pipe_file(self._path(path), _whole(data), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def replace(self, path: str, data: Data) -> None:
+        self._fs.pipe_file(self._path(path), _whole(data))
+
+    def delete(self, path: str) -> None:
+        if self.exists(path):
+            self._fs.rm_file(self._path(path))
+
+    def local_path(self, path: str) -> Path | None:
+        return None
+
+
+def _whole(data: Data) -> bytes:
+    return data if isinstance(data, bytes) else b"".join(data)
