@@ -42,15 +42,16 @@ MAX_PICTURE_PIXELS = 320
 
 
 def series(records: Sequence[Mapping[str, Any]], group: str = "") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Curves of a log: {name: (steps, values)} of the numbers under `group`, of `loss` where none is named.
+    """Curves of a log: {name: (steps, values)} of every `<group>/<name>`, of `loss` where no group is named.
 
     Records without the name leave a gap; long logs are averaged down to 400 points.
     """
     found: dict[str, list[tuple[float, float]]] = {}
     for record in records:
-        values = record.get(group) or {} if group else {"total": record["loss"]}
-        for name, value in values.items():
-            found.setdefault(name, []).append((record["step"], value))
+        for key, value in record.items():
+            parent, _, name = key.partition("/")
+            if (parent == group and name) if group else key == "loss":
+                found.setdefault(name or "total", []).append((record["step"], value))
     return {name: thin(np.asarray(points, float)) for name, points in found.items()}
 
 

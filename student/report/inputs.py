@@ -9,21 +9,20 @@ A run is one folder with one folder per step. The report reads files only; each 
     RUN/cache/inspect.json      {"rows": [...]}: one per teacher, the fields of storage.inspect's rows
     RUN/cache/inspect.png       a picture of decoded features (optional, any size)
 
-    RUN/distill/metrics.jsonl   stage 1, one record per log interval: {"step", "loss", "lr", ...,
-                                "losses": {teacher: loss}}
+    RUN/distill/metrics.jsonl   stage 1, per interval: {"step", "loss", "loss/<teacher>", "lr", ...}
     RUN/distill/summary.json    {name: number or text}: shown as a list
     RUN/distill/similarity_before.json, similarity_after.json
                                 what student.similarity returns: {teacher: {"flattened", "per_token", ...}}
     RUN/distill/maps.npz        uint8 RGB of held-out photos: "photos" [n, H, W, 3] and, for every teacher,
                                 "<teacher>.teacher", "<teacher>.before", "<teacher>.after" [n, h, w, 3]
 
-    RUN/finetune-<dataset>/metrics.jsonl    stage 2 (student.stage2 writes it): {"step", "loss", "lr", ...,
-                                            "distill": {teacher: loss}, "tasks": {task: loss}}
+    RUN/finetune-<dataset>/metrics.jsonl    stage 2: {"step", "loss", "loss/<task>", "distill/<teacher>", ...}
     RUN/finetune-<dataset>/summary.json     {name: number or text}
 
     RUN/evaluate-<dataset>/metrics.json     student.evaluate writes it: {"dataset", "images", "compat",
-                                            "metrics": {task: value}, "single_task": {task: value} or null,
-                                            "delta_m": percent or null, "pictures": [id, ...]}
+                                            "metrics": {task: value or null}, "names": {task: metric},
+                                            "single_task": {task: value} or null, "delta_m": percent or null,
+                                            "pictures": [id, ...]}
     RUN/evaluate-<dataset>/gates.json       {"experts": [name, ...], "tasks": {task: [level][expert] weight}}
     RUN/evaluate-<dataset>/predictions/     <id>_image.png, <id>_<task>.png, <id>_<task>_truth.png
 """

@@ -9,7 +9,7 @@ import jinja2
 
 from student.report.inputs import Run, load_run
 from student.report.sections import LEVELS, sections
-from student.report.tables import mean, number, score, score_title, size
+from student.report.tables import mean, metric_of, number, score, score_title, size
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -50,7 +50,8 @@ def headlines(run: Run) -> list[tuple[str, str]]:
     for dataset, made in run.evaluate.items():
         metrics = made.scores.get("metrics", {})
         for task in [task for task in metrics if task == "semseg"] or list(metrics)[:1]:
-            found.append((score(task, metrics[task]), f"{score_title(task)}, {dataset}"))
+            metric = metric_of(task, made.scores)
+            found.append((score(metrics[task], metric), f"{score_title(task, metric)}, {dataset}"))
     return found
 
 

@@ -60,8 +60,8 @@ SIMILARITY = (
     "flattened map (as in Table 17), and averaged over tokens."
 )
 MAPS = (
-    "Last level, coloured by three principal components that the teacher's and the student's maps share: "
-    "the same colour means the same feature."
+    "Last level, coloured by the teacher's first three principal components, in which the student's maps are "
+    "painted too: the same colour means the same feature."
 )
 STAGE2 = "Loss of eq. 6: its distillation part per teacher, and its task losses before weighting."
 METRICS = "Scores on the validation images. Δm is the mean relative gain over single-task models (eq. 7)."
@@ -91,24 +91,18 @@ def cache_blocks(run: Run) -> list[Block]:
 
 def stage1_blocks(run: Run) -> list[Block]:
     """Curves and summary of stage 1."""
-    return curve_blocks("stage1", run.distill.records, ("losses",), run.distill.summary)
+    return curve_blocks("stage1", run.distill.records, {"loss": "per teacher"}, run.distill.summary)
 
 
 def curve_blocks(
-    name: str, records: list[dict[str, Any]], groups: tuple[str, ...], summary: Mapping[str, Any]
+    name: str, records: list[dict[str, Any]], groups: Mapping[str, str], summary: Mapping[str, Any]
 ) -> list[Block]:
     """The total loss and each group's curves as inline SVG, then the summary."""
     found = []
-    titles = {
-        "": "total loss",
-        "losses": "per teacher",
-        "distill": "distillation, per teacher",
-        "tasks": "per task",
-    }
-    for group in ("", *groups) if records else ():
+    for group, title in {"": "total loss", **groups}.items():
         if lines := figures.series(records, group):
             drawn = figures.svg(figures.curves(lines), f"{name}-{group or 'total'}")
-            found.append((titles[group], Markup(drawn)))
+            found.append((title, Markup(drawn)))
     blocks = [Block("curves", found)] if found else []
     plain = {
         key: tables.number(value) for key, value in summary.items() if not isinstance(value, dict | list)
@@ -143,7 +137,8 @@ def stage2_blocks(run: Run) -> list[Block]:
     """Curves and summary per data set."""
     found = []
     for dataset, made in run.finetune.items():
-        blocks = curve_blocks(f"stage2-{dataset}", made.records, ("distill", "tasks"), made.summary)
+        groups = {"loss": "per task, unweighted", "distill": "distillation, per teacher"}
+        blocks = curve_blocks(f"stage2-{dataset}", made.records, groups, made.summary)
         found += [Block("heading", dataset), *blocks] if blocks else []
     return found
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from student.report.inputs import Run
 from student.tasks.spec import METRICS, MetricSpec, task_spec
 
 MISSING = "–"  # noqa: RUF001 (a dash in a cell, not a hyphen)
@@ -149,33 +150,48 @@ def mean(doc: Mapping[str, Any], teachers: Sequence[str], kind: str) -> float | 
 def metrics_table(scores: Mapping[str, Any], published: Sequence[Any] = ()) -> Table:
     """Task metrics of one data set, the paper's rows (student.report.published.Row) above our own."""
     tasks = list(scores["metrics"])
-    titles = [f"{score_title(task)} {'↑' if metric_of(task).higher_is_better else '↓'}" for task in tasks]
-    rows = [score_row(f"{row.model} (paper, {row.source})", row.values, row.gain, tasks) for row in published]
+    metrics = {task: metric_of(task, scores) for task in tasks}
+    titles = [f"{score_title(t, m)} {'↑' if m.higher_is_better else '↓'}" for t, m in metrics.items()]
+    rows = [
+        score_row(f"{row.model} (paper, {row.source})", row.values, row.gain, metrics) for row in published
+    ]
     if scores.get("single_task"):
-        rows.append(score_row("single-task (given)", scores["single_task"], 0.0, tasks))
-    rows.append(score_row("this run", scores["metrics"], scores.get("delta_m"), tasks))
+        rows.append(score_row("single-task (given)", scores["single_task"], 0.0, metrics))
+    rows.append(score_row("this run", scores["metrics"], scores.get("delta_m"), metrics))
     kind = "the released code's conventions" if scores.get("compat") == "official" else "sound definitions"
     note = f"{number(scores.get('images'))} validation images; metrics by {kind}"
     return Table(("model", *titles, "Δm % ↑"), tuple(rows), note=note, strong=frozenset({len(rows) - 1}))
 
 
-def metric_of(task: str) -> MetricSpec:
-    """The metric that a task is reported by (paper B.4)."""
-    return METRICS[task_spec(task).metrics[0]]
+def metric_of(task: str, scores: Mapping[str, Any]) -> MetricSpec:
+    """The metric that an evaluation scored a task by; the paper's (B.4) where it does not say."""
+    return METRICS[scores.get("names", {}).get(task, task_spec(task).metrics[0])]
 
 
-def score_title(task: str) -> str:
+def score_title(task: str, metric: MetricSpec) -> str:
     """`Semseg mIoU %`."""
-    return f"{task_spec(task).title} {metric_of(task).title} {metric_of(task).unit}"
+    return f"{task_spec(task).title} {metric.title} {metric.unit}".rstrip()
 
 
-def score(task: str, value: float | None) -> str:
+def score(value: float | None, metric: MetricSpec) -> str:
     """A metric's value with as many decimals as the paper prints."""
-    return number(value, 4 if metric_of(task).unit == "m" else 2)
+    return number(value, 2 if metric.unit in ("%", "deg") else 4)
 
 
 def score_row(
-    name: str, values: Mapping[str, float | None], gain: float | None, tasks: Sequence[str]
+    name: str, values: Mapping[str, float | None], gain: float | None, metrics: Mapping[str, MetricSpec]
 ) -> tuple[str, ...]:
     """One model's row."""
-    return (name, *(score(task, values.get(task)) for task in tasks), number(gain, 2))
+    cells = [score(values.get(task), metric) for task, metric in metrics.items()]
+    return (name, *cells, number(gain, 2))
+
+
+def summary_text(run: Run) -> str:
+    """The tables of a run for the terminal: cache, similarity, task metrics; what is missing is left out."""
+    found = [cache_table(run.cache_rows)] if run.cache_rows else []
+    if run.distill.before or run.distill.after:
+        found.append(similarity_table(run.distill.before, run.distill.after))
+    for dataset, made in run.evaluate.items():
+        if made.scores:
+            found.append(replace(metrics_table(made.scores), caption=dataset))
+    return "\n\n".join(table.text() for table in found)

@@ -17,7 +17,15 @@ from student.report.figures import curves, map_uri, picture_uri, series, svg, th
 from student.report.inputs import load_run, read_jsonl
 from student.report.page import render, write_report
 from student.report.published import ABLATION, PUBLISHED, published_for, published_similarity
-from student.report.tables import MISSING, cache_table, duration, metrics_table, similarity_table, size
+from student.report.tables import (
+    MISSING,
+    cache_table,
+    duration,
+    metrics_table,
+    similarity_table,
+    size,
+    summary_text,
+)
 
 TEACHERS = ("mini_dinov2", "mini_clip", "mini_sam")
 VOID = {"meta", "img", "br", "link", "path", "use"}
@@ -58,7 +66,7 @@ def make_run(folder: Path) -> Path:
     noise = rng.normal(1, 0.03, 900)
     log = [
         {"step": 10 * i, "loss": 9 * float(np.exp(-i / 200) + 0.05) * noise[i], "lr": 1e-3}
-        | {"losses": {t: float(np.exp(-i / (150 + 60 * k)) + 0.1) for k, t in enumerate(TEACHERS)}}
+        | {f"loss/{t}": float(np.exp(-i / (150 + 60 * k)) + 0.1) for k, t in enumerate(TEACHERS)}
         for i in range(900)
     ]
     write_log(folder / "distill" / "metrics.jsonl", log)
@@ -76,8 +84,8 @@ def make_run(folder: Path) -> Path:
     np.savez(folder / "distill" / "maps.npz", **maps)
     tasks = ("semseg", "depth", "normals")
     log = [
-        {"step": i, "loss": 5.0 / (i + 1), "distill": dict.fromkeys(TEACHERS, 0.5 / (i + 1))}
-        | {"tasks": {task: 3.0 / (i + k + 1) for k, task in enumerate(tasks)}}
+        {"step": i, "loss": 5.0 / (i + 1), **{f"distill/{teacher}": 0.5 / (i + 1) for teacher in TEACHERS}}
+        | {f"loss/{task}": 3.0 / (i + k + 1) for k, task in enumerate(tasks)}
         for i in range(30)
     ]
     write_log(folder / "finetune-nyud" / "metrics.jsonl", log)
@@ -203,8 +211,8 @@ def test_only_what_is_there_is_shown(tmp_path: Path) -> None:
 def test_names_from_files_cannot_become_markup(tmp_path: Path) -> None:
     rows = [{"teacher": "<img src=x onerror=alert(1)>", "bytes": 1}]
     write_json(tmp_path / "cache" / "inspect.json", {"rows": rows})
-    losses = {"<b>bold</b>": 1.0, "x": 2.0}
-    write_log(tmp_path / "distill" / "metrics.jsonl", [{"step": 1, "loss": 2.0, "losses": losses}])
+    losses = {"loss/<b>bold</b>": 1.0, "loss/x": 2.0}
+    write_log(tmp_path / "distill" / "metrics.jsonl", [{"step": 1, "loss": 2.0, **losses}])
     html = write_report(tmp_path).read_text()
     assert "<img src=x" not in html and "<b>bold" not in html and "&lt;img" in html
 
@@ -305,6 +313,19 @@ def test_published_rows_stand_beside_paper_recipes_only() -> None:
     ]
     assert published_similarity(paper, ["dinov2_b", "clip_b", "sam_b"])["sam_b"] == 0.8369
     assert published_similarity(paper, ["dinov2_b"]) == {}
+
+
+def test_summary_for_the_terminal_leaves_out_what_is_missing(run: Path, tmp_path: Path) -> None:
+    text = summary_text(load_run(run))
+    assert "nyud\n" in text and "mini_sam" in text and "19.50" in text and text.count("\n\n") == 2
+    assert summary_text(load_run(tmp_path)) == ""
+
+
+def test_metric_that_stands_in_is_named() -> None:
+    scores = {"metrics": {"edge": 0.123456}, "names": {"edge": "boundary_loss"}, "images": 1}
+    assert metrics_table(scores).header[1] == "Boundary boundary loss ↓"
+    assert metrics_table(scores).rows[-1][1] == "0.1235"
+    assert metrics_table({"metrics": {"edge": 70.0}}).header[1] == "Boundary odsF % ↑"
 
 
 def test_plain_tables_are_aligned() -> None:
