@@ -50,8 +50,6 @@ class TeacherSpec:
     """SAM: 0-based indices of the blocks with global attention."""
     build: tuple[tuple[str, Any], ...] = ()
     """Arguments that timm's constructor gets beside its own for this model."""
-    build_random: tuple[tuple[str, Any], ...] = ()
-    """Further arguments when the weights are random."""
 
     @property
     def is_mini(self) -> bool:
@@ -93,8 +91,6 @@ class TeacherSpec:
 
 _S, _B, _L = (384, 12, 6), (768, 12, 12), (1024, 24, 16)
 _DYNAMIC = (("dynamic_img_size", True),)
-# DINOv2's LayerScale starts at 1e-5: with random weights every block would be the identity.
-_OPEN_LAYERSCALE = (("init_values", 1.0),)
 
 
 def _vit(
@@ -135,7 +131,7 @@ def _sam(name: str, timm_id: str, dims: tuple[int, int, int], global_blocks: tup
 
 
 _AUGREG = "augreg_in21k_ft_in1k"
-_DINO: dict[str, Any] = {"family": "dinov2", "build_random": _OPEN_LAYERSCALE}
+_DINO: dict[str, Any] = {"family": "dinov2"}
 _SIGLIP: dict[str, Any] = {"family": "siglip", "prefix_tokens": 0}
 
 _TABLE = (
@@ -183,7 +179,6 @@ def _minis() -> tuple[TeacherSpec, ...]:
             112,
             family="dinov2",
             build=_DYNAMIC + _small(dino, 112),
-            build_random=_OPEN_LAYERSCALE,
         ),
         _vit(
             "mini_clip", "vit_base_patch16_clip_224", 16, clip, _CLIP, 128, build=_DYNAMIC + _small(clip, 128)
