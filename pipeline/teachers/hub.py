@@ -42,11 +42,7 @@ def _download(spec: TeacherSpec, repo: str) -> Path:
     try:
         # the hub's own download retries for most of a minute before it says that there is no network
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_PROBE_TIMEOUT_S)
-        return Path(
-            huggingface_hub.hf_hub_download(
-                repo, _FILE, cache_dir=constants.HF_HUB_CACHE, endpoint=constants.ENDPOINT
-            )
-        )
+        return Path(huggingface_hub.hf_hub_download(repo, _FILE, cache_dir=constants.HF_HUB_CACHE))
     except Exception as error:  # whatever a network, a proxy or the hub may raise
         raise WeightsError(
             f"teacher {spec.name} (timm {spec.timm_id}): no weights from {constants.ENDPOINT} "
