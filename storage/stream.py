@@ -91,6 +91,7 @@ class Stream:
         self._next, self._stop = self.first_step, self.first_step + self.steps
         self._pending: deque[tuple[int, Rows, list[Future[None]]]] = deque()
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(self.threads, "cutler-stream")
+        self._batches = self._walk()
 
     def __enter__(self) -> Stream:
         return self
@@ -104,18 +105,7 @@ class Stream:
         return self
 
     def __next__(self) -> Batch:
-        try:
-            self._plan_ahead()
-            if not self._pending:
-                raise StopIteration
-            step, rows, parts = self._pending.popleft()
-            for part in parts:
-                part.result()
-        except BaseException:  # Ctrl-C too: no thread outlives the iteration
-            self.close()
-            raise
-        images, weight = torch.from_numpy(rows.images), torch.from_numpy(rows.weight)
-        return Batch(step, images, rows.codes, weight, rows.keys)
+        return next(self._batches)
 
     def close(self) -> None:
         """Stop the threads and drop what they read ahead; harmless when closed already."""
@@ -123,6 +113,23 @@ class Stream:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = None
         self._pending.clear()
+
+    def _walk(self) -> Iterator[Batch]:
+        try:
+            self._plan_ahead()
+            while self._pending:
+                yield self._collect()
+                self._plan_ahead()
+        finally:  # Ctrl-C too: no thread outlives the iteration
+            self.close()
+
+    def _collect(self) -> Batch:
+        """The oldest batch read ahead, once it is whole; the stream itself keeps nothing of it."""
+        step, rows, parts = self._pending.popleft()
+        for part in parts:
+            part.result()
+        images, weight = torch.from_numpy(rows.images), torch.from_numpy(rows.weight)
+        return Batch(step, images, rows.codes, weight, rows.keys)
 
     def _plan_ahead(self) -> None:
         side, padding = self.cache.invariants.views.size, self._padded - self._count
