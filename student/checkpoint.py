@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from storage.identity import seal, unseal
+from student.fit import misfit
 
 log = logging.getLogger(__name__)
 
@@ -116,14 +117,13 @@ def _apply(
     tensors: dict[str, Any],
     moments: dict[str, Any],
 ) -> None:
-    try:
-        model.load_state_dict(tensors)
-        optimizer.load_state_dict(moments)
-    except (RuntimeError, ValueError) as error:
+    if problem := misfit(tensors, model.state_dict()):
         raise ValueError(
-            f"checkpoint {path} is of another model ({error}); use the recipe it was made with, "
+            f"checkpoint {path} is of another model: it {problem}; use the recipe it was made with, "
             "or another output folder"
-        ) from error
+        )
+    model.load_state_dict(tensors)
+    optimizer.load_state_dict(moments)
 
 
 def _describe(path: Path) -> dict[str, int]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from student.fit import misfit
 from student.position import Grid, resample_position
 from student.stem import build_stem, seeded
 
@@ -74,51 +75,43 @@ def load_state(model: nn.Module, path: Path) -> None:
         ValueError: the file cannot be read or does not fit the model.
     """
     state, _ = _read(path)
-    _check_keys(state, model.state_dict(), str(path))
-    _load(model, state, str(path))
+    _load(model, state, str(path), remedy="build the model with the recipe the file was made with")
 
 
 def _load_student(sak: SAK, state: State, grid: Grid | None, *, source: str) -> None:
-    _check_keys(state, sak.state_dict(), source)
-    _load(sak, _fit_position(state, POSITION, grid, sak.grid), source)
+    state = _fit_position(state, POSITION, grid, sak.grid)
+    _load(
+        sak,
+        state,
+        f"student.weights {source}",
+        remedy="use the arch, reduction and teachers it was made with",
+    )
 
 
 def _load_stem(sak: SAK, state: State, grid: Grid | None, *, source: str) -> None:
     state = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER)}
-    _check_keys(state, sak.vit.state_dict(), source)
-    _load(sak.vit, _fit_position(state, "pos_embed", grid, sak.grid), source)
-
-
-def _load(module: nn.Module, state: State, source: str) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"student.weights {source}: {error}; choose the student.arch it was made with"
-        ) from error
-
-
-def _check_keys(state: State, wanted: State, source: str) -> None:
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or extra:
-        raise ValueError(
-            f"student.weights {source} lacks {_some(missing)} and holds unknown {_some(extra)}; "
-            "use the arch and teachers it was made with, or a plain ViT in timm's names"
-        )
-
-
-def _some(keys: list[str]) -> str:
-    return (
-        "nothing"
-        if not keys
-        else f"{len(keys)} keys ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+    if "pos_embed" in state:
+        state = _fit_position(state, "pos_embed", grid, sak.grid)
+    _load(
+        sak.vit, state, f"student.weights {source}", remedy="give a plain ViT of student.arch in timm's names"
     )
+
+
+def _load(module: nn.Module, state: State, source: str, *, remedy: str) -> None:
+    if problem := misfit(state, module.state_dict()):
+        raise ValueError(f"{source} {problem}; {remedy}")
+    module.load_state_dict(state)
 
 
 def _fit_position(state: State, key: str, old: Grid | None, new: Grid) -> State:
     """Resample the position embedding where its grid (square unless the header says so) is another one."""
     if old is None:
         side = math.isqrt(state[key].shape[1] - 1)
+        if side * side != state[key].shape[1] - 1:
+            raise ValueError(
+                f"student.weights: {key} has {state[key].shape[1]} tokens, not a class token and a square "
+                "grid; give a plain ViT with a class token"
+            )
         old = (side, side)
     return {**state, key: resample_position(state[key], old, new)}
 
