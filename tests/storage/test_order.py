@@ -66,14 +66,14 @@ def test_batch_is_the_slots_next_samples_at_any_step_in_any_direction():
 
 
 def test_ranks_only_cut_the_sequence_and_resuming_continues_it():
-    for sizes, batch in SMALL_WORLDS[::3]:
+    for sizes, batch in SMALL_WORLDS[::7]:
         whole = Order(2, sizes, batch, 2, 2)
-        sequence = [whole.batch(step).tolist() for step in range(12)]
+        sequence = [whole.batch(step).tolist() for step in range(10)]
         for world in range(1, batch + 1):
             blocks = [rank_slots(batch, world, rank) for rank in range(world)]
             for start in (0, 1, 5):
                 resumed = [Order(2, sizes, batch, 2, 2) for _ in blocks]
-                for step in range(start, 12):
+                for step in range(start, 10):
                     parts = [o.batch(step, b[0], b[1]) for o, b in zip(resumed, blocks, strict=True)]
                     assert np.concatenate(parts).tolist() == sequence[step]
 

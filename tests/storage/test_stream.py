@@ -33,7 +33,7 @@ BAD_IMAGE, BAD_FEATURE = "k05~v1", "k11~v0"
 class World:
     """A small real cache, and what every sample of it must read as."""
 
-    def __init__(self, folder: Path, *, keys: int = 23, container: str = "wds", views: int = 2) -> None:
+    def __init__(self, folder: Path | str, *, keys: int = 23, container: str = "wds", views: int = 2) -> None:
         self.rng = np.random.default_rng(5)
         invariants = Invariants(
             views=ViewConfig(size=SIDE), jpeg=JpegConfig(), samples_per_shard=5, container=container
@@ -170,6 +170,12 @@ def test_ranks_cut_the_global_batch_and_pad_with_weight_0(world, ranks):
         assert torch.equal(torch.stack([r.images[i] for r, i in real]), batch.images)
         padding = [(r, i) for r in rows for i, key in enumerate(r.keys) if not key]
         assert all(r.weight[i] == 0 and not r.images[i].any() and r.codes["a"][i] is None for r, i in padding)
+
+
+def test_an_object_store_streams_as_a_folder_does(world):
+    remote = World("memory://stream-of-batches")
+    with world.stream(steps=9) as here, remote.stream(steps=9) as there:
+        assert all(same(a, b) for a, b in zip(here, there, strict=True))
 
 
 def test_without_teachers_only_pixels_are_read(world):
