@@ -15,6 +15,7 @@ from storage.config import CodecConfig
 from storage.errors import AmbiguousColumn, CacheError, MissingData
 from storage.layout import Column
 from storage.manifest import Invariants, SampleRow, Segment, Shard, segment_shards
+from storage.publish import discard
 from storage.reading import Reader
 from storage.store import Store, open_store
 from storage.writing import FeatureWriter, write_images
@@ -151,6 +152,12 @@ class Cache:
     def compact(self, column: Column) -> None:
         """Put the column's commits into one file, which readers on object stores open much faster."""
         compact(self.store, column, self.committed(column))
+
+    def discard(self, column: Column, shard_index: int) -> None:
+        """Take a shard of a column out of the cache, to be extracted again. Nothing may write meanwhile."""
+        discard(self.store, column, shard_index)
+        self._log.forget(column)
+        self._reader.forget()
 
     # columns of features
 

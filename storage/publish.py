@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from storage import layout
-from storage.commits import Commit, read_commit, write_commit
+from storage.commits import Commit, is_compaction, read_commit, write_commit
 from storage.errors import CorruptObject
 from storage.identity import Data
 from storage.layout import Column
@@ -44,6 +44,27 @@ def publish_claimed(store: Store, commit: Commit, data: Data) -> Commit:
     for claim in {mine, layout.claim_path(column, shard, held.records.sha256)}:
         store.delete(claim)
     return held
+
+
+def discard(store: Store, column: Column, shard: int) -> None:
+    """Take a shard of a column out of a cache, so that extract makes it again. Nothing may write meanwhile.
+
+    In the order that leaves no reader with a commit of objects that are gone: compactions (the commits' own
+    files hold the same), the commit, then claims and objects.
+    """
+    folder = layout.commit_folder(column) + "/"
+    documents = store.list(folder)
+    compactions = [path for path in documents if is_compaction(path)]
+    claims = [path for path in documents if path.startswith(f"{folder}{shard:06d}-")]
+    objects = [
+        path for path in store.list(column.path + "/") if path.startswith(f"{column.path}/{shard:06d}-")
+    ]
+    if column.is_images:
+        objects += [path for path in store.list("samples/") if path.startswith(f"samples/{shard:06d}-")]
+    else:
+        objects.append(layout.zarr_shard_path(column, shard))
+    for path in [*compactions, layout.commit_path(column, shard), *claims, *objects]:
+        store.delete(path)
 
 
 def _put_object(store: Store, name: str, data: Data, digest: str) -> None:

@@ -56,6 +56,11 @@ class Reader:
                 raise CorruptObject(name, fault)
         return [records.get(row) for row in rows]
 
+    def forget(self) -> None:
+        """Read indexes and sample tables again."""
+        self._index.cache_clear()
+        self.samples.cache_clear()
+
     def _load_index(self, column: Column, shard: int) -> Index:
         commit, images = self.commit(column, shard), self.commit(Column.images(), shard)
         if commit.keys != images.keys:

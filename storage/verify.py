@@ -1,0 +1,169 @@
+"""Is every byte of a cache what was written, and is all there that should be?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+from storage import layout, manifest
+from storage.audit import ColumnAudit, Problem, audit_commit, audit_registration, audit_samples
+from storage.cache import Cache
+from storage.commits import Commit, is_compaction
+from storage.errors import CacheError, CorruptObject, FormatError
+from storage.layout import Column
+from storage.store import Store
+
+Depth = Literal["commits", "checksums"]
+Progress = Callable[[int, int], None]
+"""(commits checked, commits in all)."""
+
+__all__ = ["Problem", "VerifyReport", "verify"]
+
+
+@dataclass
+class VerifyReport:
+    """What a verification found."""
+
+    problems: list[Problem] = field(default_factory=list)
+    """What is damaged or missing, by path."""
+    notes: list[str] = field(default_factory=list)
+    """Files that no commit names: left by a crash, harmless."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """columns, shards (committed), objects, bytes, samples: what was looked at."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged or missing."""
+        return not self.problems
+
+
+def verify(cache: Cache | str, depth: Depth = "checksums", progress: Progress | None = None) -> VerifyReport:
+    """Check a cache, given open or as its URL, without believing anything read before.
+
+    `commits` reads every document and asks the size of every object; `checksums` reads every byte. Nothing
+    found raises: it is all in the report, damage to cache.json itself included.
+    """
+    report = VerifyReport(counts=dict.fromkeys(("columns", "shards", "objects", "bytes", "samples"), 0))
+    try:
+        fresh = Cache.open(cache if isinstance(cache, str) else cache.url)
+    except CorruptObject as error:
+        report.problems.append(Problem(error.path, None, None, error.why))
+        return report
+    except CacheError as error:
+        report.problems.append(Problem(layout.INVARIANTS, None, None, str(error)))
+        return report
+    _Verification(fresh, depth, progress or (lambda done, total: None), report).run()
+    report.problems.sort(key=lambda problem: (problem.path, problem.what))
+    return report
+
+
+class _Verification:
+    """One pass over a cache."""
+
+    def __init__(self, cache: Cache, depth: Depth, progress: Progress, report: VerifyReport) -> None:
+        self.cache = cache
+        self.store: Store = cache.store
+        self.deep = depth == "checksums"
+        self.progress = progress
+        self.report = report
+        self.named: set[str] = {layout.INVARIANTS}
+        """Every path that should be there."""
+
+    def run(self) -> None:
+        """Fill the report."""
+        self._segments()
+        paths = self.store.list()
+        columns = [Column.images(), *_feature_columns(paths)]
+        audits = [ColumnAudit(self.store, column, paths) for column in columns]
+        images = audits[0].commits
+        for audit in audits:
+            self._column(audit, images)
+        self._shards(audits)
+        self._orphans(paths)
+
+    def _segments(self) -> None:
+        next_shard = 0
+        for number, segment in enumerate(self.cache.segments, 1):
+            path = layout.segment_path(number)
+            self.named.add(path)
+            if (segment.index, segment.first_shard) != (number, next_shard):
+                self._problem(
+                    path, None, None, f"it is segment {segment.index} from shard {segment.first_shard}"
+                )
+            shards = manifest.segment_shards(segment, self.cache.invariants.samples_per_shard)
+            next_shard = segment.first_shard + len(shards)
+
+    def _column(self, audit: ColumnAudit, images: dict[int, Commit]) -> None:
+        """A column's registration and commits, and how these agree with the images'."""
+        column = audit.column
+        self.report.problems += audit.problems
+        self.report.counts["columns"] += 1
+        self.named |= audit.named
+        if not column.is_images:
+            problems, named = audit_registration(self.cache, column)
+            self.report.problems += problems
+            self.named |= named
+        for shard in self.cache.shards():
+            path = layout.commit_path(column, shard.index)
+            commit = audit.commits.get(shard.index)
+            if commit is None:
+                if path not in self.named:
+                    self._problem(path, column, shard.index, "the shard is not committed")
+            elif commit.rows != shard.rows:
+                self._problem(path, column, shard.index, f"it has {commit.rows} rows, the shard {shard.rows}")
+            elif shard.index in images and commit.keys != images[shard.index].keys:
+                self._problem(path, column, shard.index, "it is about other samples than the shard's images")
+        for index in audit.commits.keys() - {shard.index for shard in self.cache.shards()}:
+            path = layout.commit_path(column, index)
+            self._problem(path, column, index, "no segment has this shard")
+
+    def _shards(self, audits: list[ColumnAudit]) -> None:
+        commits = [commit for audit in audits for commit in audit.commits.values()]
+        container = self.cache.invariants.container
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+            jobs = threads.map(
+                lambda commit: audit_commit(self.store, commit, container, deep=self.deep), commits
+            )
+            for done, (commit, problems) in enumerate(zip(commits, jobs, strict=True), 1):
+                self.report.problems += problems
+                self.named |= {ref.name for ref in commit.objects}
+                self._count(commit)
+                self.progress(done, len(commits))
+        if self.deep:
+            damaged = {problem.path for problem in self.report.problems}
+            self.report.problems += audit_samples(self.cache, audits[0].commits, damaged)
+
+    def _count(self, commit: Commit) -> None:
+        counts = self.report.counts
+        counts["shards"] += 1
+        counts["objects"] += len(commit.objects)
+        counts["bytes"] += sum(ref.bytes for ref in commit.objects)
+        counts["samples"] += commit.rows if commit.column == "images" else 0
+
+    def _orphans(self, paths: list[str]) -> None:
+        for path in paths:
+            if path not in self.named and not path.startswith(layout.LOGS + "/"):
+                self.report.notes.append(
+                    f"{path}: no commit names it; it may be deleted while nothing is writing"
+                )
+
+    def _problem(self, path: str, column: Column | None, shard: int | None, what: str) -> None:
+        self.report.problems.append(Problem(path, column, shard, what))
+
+
+def _feature_columns(paths: list[str]) -> list[Column]:
+    """Columns that have a teacher.json, or commits; by name."""
+    found: set[Column] = set()
+    for path in paths:
+        parts = path.removeprefix(layout.COMMITS + "/").split("/")
+        if len(parts) != 4 or parts[0] != layout.FEATURES:
+            continue
+        if parts[3] == "teacher.json" or layout.committed_shard(parts[3]) is not None or is_compaction(path):
+            # a folder of no possible name is no column: its files are reported as strays
+            with suppress(FormatError):
+                found.add(Column.features(parts[1], parts[2]))
+    return sorted(found)
