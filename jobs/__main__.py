@@ -1,0 +1,77 @@
+"""The command line: `python -m jobs COMMAND ...`, also installed as `cutler`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+COMMANDS = {
+    "demo": (
+        "jobs.demo",
+        "the whole of Cutler on this machine: photos -> cache -> student -> multi-task model -> report",
+    ),
+    "plan": ("jobs.plan", "sizes, GPU-hours and break-even of a recipe, before a byte is written"),
+    "weights": ("jobs.weights", "stage teacher weights once into a folder, with digests"),
+    "extract": ("jobs.extract", "run the frozen teachers over the images, write the cache; rerun to resume"),
+    "verify": ("jobs.verify", "check every object of a cache and name what is wrong"),
+    "inspect": ("jobs.inspect", "a table per teacher, and pictures of what the cache holds"),
+    "distill": ("jobs.distill", "stage 1: train a student from the cache (or from live teachers)"),
+    "finetune": ("jobs.finetune", "stage 2: multi-task training with live teachers"),
+    "evaluate": ("jobs.evaluate", "score a run: similarity to the teachers, or task metrics and predictions"),
+    "report": ("jobs.report", "one HTML file with tables and pictures of everything a run left"),
+}
+
+
+def usage() -> str:
+    """The page that --help prints."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items())
+    return (
+        "usage: python -m jobs COMMAND [RECIPE] [--option value] [--section.key value]\n\n"
+        f"{rows}\n\n"
+        "RECIPE is a TOML file or the name of one in jobs/recipes. Any of its values can be overridden:\n"
+        "  python -m jobs extract mini --cache runs/cache --views.size 128\n"
+        "Every command runs the same under `ray job submit --working-dir . -- python -m jobs ...`.\n"
+        "Help of one command: python -m jobs COMMAND --help. CUTLER_DEBUG=1 shows tracebacks.\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. Exit codes: 0 done, 1 incomplete or failed, 2 bad usage or input, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0
+    from jobs.errors import IncompleteError
+
+    try:
+        if argv[0] not in COMMANDS:
+            from jobs.cli import refuse_unknown_command
+
+            refuse_unknown_command(argv[0], list(COMMANDS))
+        from jobs.logs import set_up_logging
+
+        set_up_logging()
+        return int(importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:]) or 0)
+    except IncompleteError as error:
+        return _say(error, 1)
+    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        return _say(error, 2)
+    except OSError as error:
+        return _say(error, 1)
+    except KeyboardInterrupt:
+        return _say(KeyboardInterrupt("interrupted; rerun the same command to resume"), 130)
+
+
+def _say(error: BaseException, code: int) -> int:
+    """One line on standard error, or the traceback when CUTLER_DEBUG is set."""
+    if os.environ.get("CUTLER_DEBUG"):
+        raise error
+    text = " ".join(str(error).split()) or type(error).__name__
+    sys.stderr.write(f"cutler: {text}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

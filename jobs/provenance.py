@@ -1,0 +1,68 @@
+"""What exactly ran: the code and the libraries, by name and digest."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jobs.config import Recipe
+
+HOUSE = Path(__file__).parents[1]
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "ray",
+    "zarr",
+    "numcodecs",
+    "webdataset",
+    "pyarrow",
+    "pillow",
+)
+
+
+def provenance(recipe: Recipe, command: str) -> dict[str, Any]:
+    """Recipe name, command, git revision, digest of the code, Python and library versions."""
+    return {
+        "recipe": recipe.name,
+        "command": command,
+        "git": git_revision(),
+        "code": code_digest(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def git_revision() -> str:
+    """The commit of the code, with `-dirty` for uncommitted changes; `unknown` outside a checkout."""
+    try:
+        head = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=HOUSE,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return head.stdout.strip() if head.returncode == 0 else "unknown"
+
+
+def code_digest() -> str:
+    """SHA-256 (16 digits) over the house's Python files: names the code without git, as in Ray jobs."""
+    total = hashlib.sha256()
+    for folder in ("jobs", "pipeline", "storage", "student"):
+        for path in sorted((HOUSE / folder).rglob("*.py")):
+            total.update(str(path.relative_to(HOUSE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,67 @@
+"""What a step leaves beside its output so that anyone can tell, and repeat, what ran."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jobs.config import Recipe
+from jobs.provenance import provenance
+
+
+@contextmanager
+def recorded(out: Path, recipe: Recipe, command: str, *, device: str = "cpu") -> Iterator[None]:
+    """Save the resolved recipe before the step, and what ran and how long after it (also when it fails)."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "recipe.json", recipe.model_dump(mode="json"))
+    started, clock = datetime.now(UTC), time.monotonic()
+    try:
+        yield
+    finally:
+        facts = {
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - clock, 1),
+        }
+        write_json(out / "run.json", {**provenance(recipe, command), **facts, "device": device})
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write JSON atomically."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    partial.replace(path)
+
+
+def complete(out: Path, recipe: Recipe, *, marker: str, sections: tuple[str, ...]) -> bool:
+    """Whether `out` holds the finished step `marker` of this very recipe.
+
+    Args:
+        marker: file that the step writes last.
+        sections: the recipe's sections that the step depends on.
+
+    Raises:
+        ValueError: the folder holds a step of another recipe; names the first value that differs.
+    """
+    saved_at = out / "recipe.json"
+    if not saved_at.is_file():
+        return False
+    saved, now = json.loads(saved_at.read_text()), recipe.model_dump(mode="json")
+    for section in sections:
+        if saved.get(section) != now[section]:
+            what = difference(saved.get(section, {}), now[section])
+            raise ValueError(
+                f"{out} holds a run with another [{section}]: {what}; choose another --out, or delete it"
+            )
+    return (out / marker).is_file()
+
+
+def difference(saved: dict, now: dict) -> str:
+    """The first key whose value differs, with both values."""
+    for key, value in now.items():
+        if saved.get(key) != value:
+            return f"{key} = {saved.get(key)!r} there, {value!r} now"
+    return "keys differ"

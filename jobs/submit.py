@@ -1,0 +1,99 @@
+"""How does a command become a Ray job, and its log this terminal's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import IncompleteError
+from jobs.ray_session import QUIET
+
+log = logging.getLogger(__name__)
+HOUSE = Path(__file__).parents[1]
+POLL_S = 0.5
+NOT_UPLOADED = [".git", ".venv", "runs", "tests", ".ci", ".mypy_cache", ".ruff_cache"]
+
+
+@contextmanager
+def local_head() -> Iterator[Any]:
+    """A Ray head on this machine with its job server on loopback, for as long as the block runs.
+
+    Yields:
+        A JobSubmissionClient.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    # A job's `python` is looked up on the head's PATH: it must be the one that runs this.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    import ray
+    from ray.job_submission import JobSubmissionClient
+
+    port = free_port()
+    ray.init(
+        address="local",
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=port,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        yield JobSubmissionClient(f"http://127.0.0.1:{port}")
+    finally:
+        ray.shutdown()
+
+
+def free_port() -> int:
+    """A TCP port that is free on loopback now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def submit(client: Any, argv: Sequence[str]) -> None:
+    """Run `python -m jobs <argv>` as a Ray job and show its log until it ends.
+
+    Raises:
+        IncompleteError: the job did not succeed; the message holds its exit code.
+    """
+    import shlex
+
+    entrypoint = shlex.join(["python", "-m", "jobs", *argv])
+    log.info("ray job submit --working-dir . -- %s", entrypoint)
+    environment: dict[str, Any] = {"env_vars": dict(QUIET)}
+    if (HOUSE / "pyproject.toml").is_file():
+        environment |= {"working_dir": str(HOUSE), "excludes": NOT_UPLOADED}
+    job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+    try:
+        _follow(client, job)
+    except BaseException:
+        client.stop_job(job)
+        raise
+    info = client.get_job_info(job)
+    if str(info.status) != "SUCCEEDED":
+        code = info.driver_exit_code
+        raise IncompleteError(
+            f"the job `{entrypoint}` ended with {info.status}, exit code {code}: {info.message}"
+        )
+
+
+def _follow(client: Any, job: str) -> None:
+    shown = 0
+    while True:
+        ended = client.get_job_status(job).is_terminal()
+        text = client.get_job_logs(job)
+        for line in text[shown:].splitlines():
+            if line.strip():
+                sys.stderr.write(f"    {line}\n")
+        sys.stderr.flush()
+        shown = len(text)
+        if ended:
+            return
+        time.sleep(POLL_S)

@@ -1,0 +1,111 @@
+"""One committed shard of images -> the codes of every teacher that misses it (the feature columns)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+
+import numpy as np
+import torch
+
+from pipeline.teachers.committee import Committee
+from pipeline.timers import Timers
+from storage.cache import Cache
+from storage.codecs.spec import Codec
+from storage.commits import Commit
+from storage.jpeg import decode_jpeg
+from storage.layout import Column
+
+Target = tuple[Column, Codec]
+
+
+def pixel_batches(
+    cache: Cache, shard: int, *, batch_size: int, pool: Executor, timers: Timers
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Batches of a shard's decoded crops, one decoded ahead.
+
+    Batch i is always rows [iB, (i+1)B); a quarantined row stays in its place as zeros, so that every other
+    row sees the same batch shape and position whatever is missing.
+
+    Yields:
+        rows present `[b]` bool, and pixels `[b, 3, H, W]` uint8.
+    """
+    total, size = cache.shard(shard).rows, cache.invariants.views.size
+
+    def decode(first: int) -> tuple[np.ndarray, torch.Tensor]:
+        rows = list(range(first, min(first + batch_size, total)))
+        with timers("read_crops"):
+            jpegs = cache.read_images(shard, rows)
+        pixels = np.zeros((len(rows), size, size, 3), np.uint8)
+        with timers("decode_crops"):
+            for i, jpeg in enumerate(jpegs):
+                if jpeg is not None:
+                    pixels[i] = decode_jpeg(jpeg)
+        present = np.array([jpeg is not None for jpeg in jpegs])
+        return present, torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    starts = range(0, total, batch_size)
+    ahead = pool.submit(decode, 0)
+    for start in starts:
+        batch = ahead.result()
+        if start + batch_size < total:
+            ahead = pool.submit(decode, start + batch_size)
+        yield batch
+
+
+class ColumnRows:
+    """The records, fidelity and reasons of one teacher's column for one shard, filled batch by batch."""
+
+    def __init__(self, codec: Codec, pool: Executor, timers: Timers) -> None:
+        self._codec, self._pool, self._timers = codec, pool, timers
+        self._records: list = []
+        self._fidelity: list[np.ndarray] = []
+        self._reasons: list[str | None] = []
+
+    def add(self, levels: list[torch.Tensor], present: np.ndarray) -> None:
+        """Quantise a batch on the teacher's device; compress its rows in threads, behind the next forward."""
+        with self._timers("encode"):
+            encoded = self._codec.encode(levels)
+        for i, reason in enumerate(encoded.reasons):
+            keep = bool(present[i]) and reason is None
+            self._records.append(self._pool.submit(self._pack, encoded.codes[i]) if keep else None)
+            self._fidelity.append(encoded.fidelity[i] if keep else np.full(len(levels), np.nan))
+            self._reasons.append(reason if present[i] else None)
+
+    def _pack(self, codes: np.ndarray) -> bytes:
+        with self._timers("compress"):
+            return self._codec.pack(codes)
+
+    def commit(self, cache: Cache, column: Column, shard: int) -> Commit:
+        """Write the shard's object and commit it."""
+        records = [None if future is None else future.result() for future in self._records]
+        with self._timers("write"):
+            return cache.put_features(column, shard, records, np.stack(self._fidelity), self._reasons)
+
+
+def write_features(
+    cache: Cache,
+    shard: int,
+    targets: Mapping[str, Target],
+    *,
+    committee: Committee,
+    batch_size: int,
+    pool: Executor,
+    timers: Timers,
+) -> dict[str, Commit]:
+    """Run the teachers named in `targets` over shard `shard` and commit their columns.
+
+    Args:
+        targets: teacher -> (column, codec) that misses this shard.
+
+    Returns:
+        teacher -> its commit.
+    """
+    filled = {name: ColumnRows(codec, pool, timers) for name, (_, codec) in targets.items()}
+    for present, pixels in pixel_batches(cache, shard, batch_size=batch_size, pool=pool, timers=timers):
+        images = pixels.to(committee.device, non_blocking=True).float().div_(255)
+        for name in targets:
+            with timers(f"forward:{name}"):
+                levels = committee.run(name, images)
+            filled[name].add(levels, present)
+    return {name: filled[name].commit(cache, column, shard) for name, (column, _) in targets.items()}

@@ -1,0 +1,150 @@
+"""What one extraction worker holds and does with one shard: a plain class; the engine makes it an actor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+import pyarrow as pa
+import torch
+
+from pipeline.calibrate import calibrate
+from pipeline.config import CommitteeConfig, ExtractConfig, SourceConfig
+from pipeline.features import Target, write_features
+from pipeline.images import CropMaker, write_images
+from pipeline.sources import open_source
+from pipeline.teachers.committee import build_committee
+from pipeline.timers import Timers
+from storage.cache import Cache
+from storage.commits import Commit
+from storage.config import CodecConfig, ViewConfig
+from storage.layout import Column
+
+LIBRARIES = ("torch", "timm", "numpy", "numcodecs", "pillow")
+
+
+@dataclass(frozen=True)
+class ExtractionJob:
+    """Everything a worker needs to know; travels to its node as one value.
+
+    Attributes:
+        cache: URL of the cache.
+        threads: decode and compress threads of one worker.
+        device: torch device of the teachers.
+    """
+
+    cache: str
+    source: SourceConfig
+    views: ViewConfig
+    committee: CommitteeConfig
+    codec: CodecConfig
+    extract: ExtractConfig
+    device: str
+    threads: int
+
+
+@dataclass
+class ShardResult:
+    """What a shard cost and gave; for progress and logs, never part of a commit."""
+
+    shard: int
+    rows: int
+    quarantined: int
+    bytes: int = 0
+    feature_bytes: int = 0
+    values: int = 0
+    forwards: int = 0
+    wall_s: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class ExtractionWorker:
+    """Source, committee and codecs of one GPU or CPU slot; executes shards one at a time."""
+
+    def __init__(self, job: ExtractionJob) -> None:
+        torch.set_num_threads(job.threads)
+        self._job = job
+        self._cache = Cache.open(job.cache)
+        source = open_source(job.source)
+        self._maker = CropMaker(source, job.views, self._cache.invariants.jpeg, job.source.max_pixels)
+        self._committee = build_committee(job.committee, torch.device(job.device))
+        self._pool = ThreadPoolExecutor(job.threads, thread_name_prefix="cutler-extract")
+        self._targets: dict[str, Target] = {}
+
+    def register(self, calibration: Mapping[int, pa.Table]) -> dict[str, Column]:
+        """Make each teacher's column known to the cache, calibrating its codec where the column is new.
+
+        Args:
+            calibration: shard -> its photos, for the shards that the calibration pass reads.
+        """
+        timers = Timers()
+        for shard, entries in calibration.items():
+            self._images(shard, entries, timers)
+        size = self._job.views.size
+        columns = {}
+        for name in self._job.committee.teachers:
+            identity, shapes = self._committee.identity(name), self._committee.shapes(name, size, size)
+            codec = self._job.codec
+            column = Column.features(name, self._cache.column_fingerprint(identity, codec, shapes))
+            if column not in self._cache.columns():
+                libraries = {library: version(library) for library in LIBRARIES}
+                self._cache.register(name, identity, codec, shapes, self._calibrate(name, timers), libraries)
+            columns[name] = column
+        self.use(columns)
+        return columns
+
+    def use(self, columns: Mapping[str, Column]) -> None:
+        """Write to these columns from now on."""
+        self._targets = {name: (column, self._cache.codec(column)) for name, column in columns.items()}
+
+    def run(self, shard: int, entries: pa.Table, missing: Sequence[str]) -> ShardResult:
+        """Commit the images of `shard` if they are missing, then the columns of the teachers `missing`."""
+        start, timers, forwards = time.perf_counter(), Timers(), self._committee.forwards
+        commits = [self._images(shard, entries, timers)]
+        if missing:
+            targets = {name: self._targets[name] for name in missing}
+            written = write_features(
+                self._cache,
+                shard,
+                targets,
+                committee=self._committee,
+                batch_size=self._job.extract.batch_size,
+                pool=self._pool,
+                timers=timers,
+            )
+            commits += written.values()
+        result = self._result(shard, commits)
+        result.forwards = self._committee.forwards - forwards
+        result.wall_s, result.seconds = time.perf_counter() - start, timers.seconds
+        return result
+
+    def _images(self, shard: int, entries: pa.Table, timers: Timers) -> Commit:
+        committed = self._cache.committed(Column.images())
+        if shard in committed:
+            return committed[shard]
+        return write_images(self._cache, shard, entries, maker=self._maker, pool=self._pool, timers=timers)
+
+    def _calibrate(self, name: str, timers: Timers) -> dict[str, torch.Tensor]:
+        return calibrate(
+            self._cache,
+            name,
+            images=self._job.codec.calibration_images,
+            committee=self._committee,
+            batch_size=self._job.extract.batch_size,
+            pool=self._pool,
+            timers=timers,
+        )
+
+    def _result(self, shard: int, commits: list[Commit]) -> ShardResult:
+        images, *features = commits
+        return ShardResult(
+            shard,
+            images.rows,
+            len(images.quarantined),
+            bytes=sum(ref.bytes for commit in commits for ref in commit.objects),
+            feature_bytes=sum(commit.records.bytes for commit in features),
+            values=sum(int(commit.stats["values"]) for commit in features),
+        )
