@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from pipeline.teachers.committee import build_committee
 from pipeline.teachers.hub import WeightsError, pretrained_file
 from pipeline.teachers.spec import SPECS
 from pipeline.teachers.weights import digest, load_network, stage_weights
+from tests.pipeline.local_hub import LocalHub
 
 # a miniature that timm knows pretrained weights for, by name
 TINY = replace(SPECS["mini_clip"], name="tiny_clip", timm_id="vit_base_patch16_clip_224.laion2b")
@@ -257,7 +256,7 @@ def test_a_file_that_does_not_fit_is_named(hub, tmp_path, monkeypatch):
 
 def test_a_download_is_loaded_and_then_cached(hub, tmp_path, monkeypatch):
     save_file(published(TINY), tmp_path / "served")
-    with serving((tmp_path / "served").read_bytes()) as (address, requests):
+    with LocalHub((tmp_path / "served").read_bytes()) as (address, requests):
         monkeypatch.setattr(constants, "ENDPOINT", address)
         path = "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + path)
@@ -269,38 +268,3 @@ def test_a_download_is_loaded_and_then_cached(hub, tmp_path, monkeypatch):
     wanted = load_file(tmp_path / "served")
     assert same(downloaded, {key: wanted[key] for key in downloaded})
     assert same(downloaded, again)
-
-
-class serving:
-    """A hub on this machine that has one file: `(address, request lines)`."""
-
-    def __init__(self, data):
-        requests = self.requests = []
-
-        class Hub(BaseHTTPRequestHandler):
-            def do_HEAD(self):
-                requests.append(self.requestline)
-                self.send_response(200)
-                self.send_header("ETag", '"0123abcd"')
-                self.send_header("X-Repo-Commit", "c0ffee")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-
-            def do_GET(self):
-                self.do_HEAD()
-                self.wfile.write(data)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-        self.thread = threading.Thread(target=self.server.serve_forever)
-
-    def __enter__(self):
-        self.thread.start()
-        return f"http://127.0.0.1:{self.server.server_port}", self.requests
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
