@@ -21,9 +21,7 @@ from storage.store import Store, open_store
 from storage.writing import FeatureWriter, write_images
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from storage.codecs import Codec
+    from storage.codecs import Codec, Stats
 
 
 class Cache:
@@ -173,7 +171,7 @@ class Cache:
         identity: Mapping[str, Any],
         codec: CodecConfig,
         shapes: Sequence[Sequence[int]],
-        stats: Mapping[str, Tensor],
+        stats: Stats,
         libraries: Mapping[str, str],
     ) -> Column:
         """Make a teacher's column unless it is there; the first writer's `stats` and `libraries` hold."""

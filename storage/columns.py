@@ -15,9 +15,7 @@ from storage.manifest import Invariants
 from storage.store import Store
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from storage.codecs import Codec
+    from storage.codecs import Codec, Stats
 
 TeacherDoc = dict[str, Any]
 """teacher.json: teacher, fingerprint, identity, codec, shapes, array, codec_sha256, libraries."""
@@ -56,9 +54,7 @@ def make_doc(
     }
 
 
-def register(
-    store: Store, doc: TeacherDoc, stats: Mapping[str, Tensor], libraries: Mapping[str, str]
-) -> Column:
+def register(store: Store, doc: TeacherDoc, stats: Stats, libraries: Mapping[str, str]) -> Column:
     """Write codec.safetensors, then teacher.json, unless another writer did; the column."""
     from storage.codecs import make_codec, save_stats
 

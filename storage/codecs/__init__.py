@@ -1,6 +1,16 @@
 """How feature maps become codes and back: the only part of storage, with stream.py, that knows torch."""
 
 from storage.codecs.calibration import Calibrator, load_stats, save_stats
-from storage.codecs.spec import CODECS, Codec, Encoded, LevelShape, make_codec
+from storage.codecs.spec import CODECS, Codec, Encoded, LevelShape, Stats, make_codec
 
-__all__ = ["CODECS", "Calibrator", "Codec", "Encoded", "LevelShape", "load_stats", "make_codec", "save_stats"]
+__all__ = [
+    "CODECS",
+    "Calibrator",
+    "Codec",
+    "Encoded",
+    "LevelShape",
+    "Stats",
+    "load_stats",
+    "make_codec",
+    "save_stats",
+]

@@ -9,7 +9,7 @@ from storage.codecs.f16 import F16Codec
 from storage.codecs.int8 import Int8Codec
 from storage.config import CodecConfig
 
-__all__ = ["CODECS", "Codec", "Encoded", "LevelShape", "make_codec"]
+__all__ = ["CODECS", "Codec", "Encoded", "LevelShape", "Stats", "make_codec"]
 
 CODECS: dict[str, Callable[[CodecConfig, tuple[LevelShape, ...], Stats], Codec]] = {
     "f16": F16Codec,
