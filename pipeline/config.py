@@ -56,3 +56,18 @@ class ExtractConfig(Frozen):
     """Executions of one shard before it is reported as bad and left out."""
     stall_timeout_s: float = Field(1800.0, gt=0)
     """With no shard finished for this long, the run stops and says what it was waiting for."""
+
+
+class PlanConfig(Frozen):
+    """Plan: the hardware that times are estimated for."""
+
+    gpus: int = Field(8, ge=1)
+    """GPUs that train one student together."""
+    tflops: float = Field(312.0, gt=0)
+    """Dense bf16 peak of one GPU, 1e12 operations per second (an A100's)."""
+    utilisation: float = Field(0.4, gt=0, le=1)
+    """Share of the peak that is reached."""
+    read_gb_per_s: float = Field(10.0, gt=0)
+    """Rate at which all GPUs together read the cache, 1e9 bytes per second."""
+    images_per_s: float | None = Field(None, gt=0)
+    """Training speed to state read rates for; none: the student's own at this peak and utilisation."""

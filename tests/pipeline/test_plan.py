@@ -1,0 +1,187 @@
+"""The planner's numbers against the paper's, PyTorch's own counter, real records and plain arithmetic."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.config import CommitteeConfig, PlanConfig
+from pipeline.macs import StudentSize, student_macs, teacher_macs
+from pipeline.plan import RECORD_BYTES, Plan, PlanInput, plan
+from pipeline.plan_table import format_plan
+from pipeline.teachers.spec import spec_of
+from storage.codecs.calibration import Calibrator
+from storage.codecs.spec import CODECS, LevelShape, make_codec
+from storage.config import CacheConfig, CodecConfig, ViewConfig
+
+IMAGENET = 1_281_167
+BASE = ("dinov2_b14", "openclip_b16", "sam_b16")
+LARGE = ("dinov2_l14", "openclip_l14", "sam_l16")
+VIT_B, VIT_L = StudentSize(width=768, depth=12), StudentSize(width=1024, depth=24)
+
+
+def asked(teachers: tuple[str, ...] = BASE, student: StudentSize = VIT_B, **assume: float) -> PlanInput:
+    committee = CommitteeConfig(teachers=teachers)
+    return PlanInput(IMAGENET, ViewConfig(), committee, CacheConfig(), student, 30, PlanConfig(**assume))
+
+
+def codec_row(answer: Plan, codec: str) -> object:
+    return next(row for row in answer.codecs if row.codec == codec)
+
+
+@pytest.mark.parametrize(
+    ("teachers", "megabytes", "terabytes"), [(BASE, 33.2, 42.5), (LARGE, 45.5, 58.3)], ids=["base", "large"]
+)
+def test_fp16_sizes_of_the_papers_committees(
+    teachers: tuple[str, ...], megabytes: float, terabytes: float
+) -> None:
+    answer = plan(asked(teachers))
+    assert sum(row.bytes_per_image["f16"] for row in answer.rows) / 1e6 == pytest.approx(megabytes, abs=0.05)
+    assert sum(row.terabytes["f16"] for row in answer.rows) == pytest.approx(terabytes, abs=0.05)
+    assert codec_row(answer, "f16").terabytes == pytest.approx(2 * terabytes, abs=0.1)
+
+
+def test_values_grids_and_shares_of_the_base_committee() -> None:
+    rows = {row.teacher: row for row in plan(asked()).rows}
+    assert [row.grid for row in rows.values()] == [(27, 27), (24, 24), (64, 64)]
+    values = sum(row.values_per_image for row in rows.values())
+    assert values == 4 * 768 * (27**2 + 24**2 + 64**2) == 16_591_872
+    assert rows["sam_b16"].values_per_image / values == pytest.approx(0.76, abs=0.005)
+
+
+@pytest.mark.parametrize(("teacher", "gmac"), [("dinov2_l14", 221), ("openclip_l14", 221), ("sam_l16", 1308)])
+def test_teacher_macs_of_paper_table_21(teacher: str, gmac: float) -> None:
+    assert teacher_macs(spec_of(teacher), 384).linear / 1e9 == pytest.approx(gmac, abs=0.6)
+
+
+def test_student_macs_of_the_paper() -> None:
+    tas, adapters = student_macs(VIT_B, 384, [768] * 3)
+    assert tas.total / 1e9 == pytest.approx(55.5, abs=0.05)
+    assert tas.linear / 1e9 == pytest.approx(49.5, abs=0.2)
+    # Table 22, at 512 px: 88 G, 100 G with three branches; Table 21, ViT-L at 384 px: 198 G
+    tas, adapters = student_macs(VIT_B, 512, [768] * 3)
+    assert tas.linear / 1e9 == pytest.approx(88, abs=0.5)
+    assert (tas.linear + adapters.linear) / 1e9 == pytest.approx(100, abs=0.6)
+    tas, adapters = student_macs(VIT_L, 384, [1024] * 3)
+    assert (tas.linear + adapters.linear) / 1e9 == pytest.approx(198, abs=1)
+
+
+def counted(model: torch.nn.Module, size: int) -> float:
+    """MACs of the last block's output by PyTorch's counter, on the meta device: nothing is computed."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.forward_intermediates(
+            torch.empty(1, 3, size, size), indices=1, norm=False, intermediates_only=True
+        )
+    return counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize(
+    ("teacher", "size"), [("dinov2_b14", 384), ("openclip_b16", 384), ("siglip_b16", 384), ("sam_b16", 1024)]
+)
+def test_teacher_macs_agree_with_pytorchs_counter(teacher: str, size: int) -> None:
+    spec = spec_of(teacher)
+    with torch.device("meta"):
+        model = timm.create_model(spec.timm_id.partition(".")[0], img_size=size).eval()
+    # SAM's relative positions, which we leave out, are counted there
+    assert teacher_macs(spec, 384).total == pytest.approx(counted(model, size), rel=0.015)
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_record_bytes_are_those_of_real_records(codec: str) -> None:
+    shapes = [LevelShape(6, 3, 5), LevelShape(4, 2, 2)]
+    levels = [torch.randn(2, *shape) for shape in shapes]
+    calibrator = Calibrator(shapes)
+    calibrator.update(levels)
+    real = make_codec(CodecConfig(name=codec), shapes, calibrator.finish())
+    (first, _) = (real.pack(np.ascontiguousarray(row)) for row in real.encode(levels).codes)
+    assert RECORD_BYTES[codec]([tuple(shape) for shape in shapes]) == len(first)
+
+
+def test_planner_knows_every_codec() -> None:
+    assert set(RECORD_BYTES) == set(CODECS)
+
+
+def test_read_rate_at_a_given_speed() -> None:
+    assert codec_row(plan(asked(images_per_s=1000)), "f16").read_gb_per_s == pytest.approx(33.2, abs=0.05)
+
+
+def test_hours_follow_from_peak_and_utilisation() -> None:
+    answer = plan(asked(tflops=100, utilisation=0.5, gpus=4))
+    gmac = sum(row.gmac_with_attention for row in answer.rows)
+    assert answer.teacher_gpu_hours_per_view == pytest.approx(IMAGENET * 2 * gmac * 1e9 / 50e12 / 3600)
+    assert answer.step_gmac == pytest.approx(3 * (55.5 + answer.adapters_gmac), abs=0.2)
+    # four GPUs work through an epoch at the speed that the read rates are stated for
+    seconds = answer.student_gpu_hours_per_epoch * 3600 / 4
+    assert answer.images_per_s == pytest.approx(IMAGENET / seconds)
+
+
+def test_with_free_reading_the_cache_breaks_even_after_as_many_epochs_as_views() -> None:
+    answer = plan(asked(read_gb_per_s=1e9))
+    assert codec_row(answer, "f16").break_even_epochs == pytest.approx(2)
+    assert codec_row(answer, "f16").epoch_gpu_hours == answer.student_gpu_hours_per_epoch
+    saved = (30 - 2) * answer.teacher_gpu_hours_per_view
+    assert answer.live_gpu_hours - answer.cached_gpu_hours == pytest.approx(saved)
+
+
+def test_break_even_is_where_both_ways_cost_the_same() -> None:
+    first = plan(asked(LARGE, VIT_L))
+    epochs = codec_row(first, "f16").break_even_epochs
+    assert epochs > 2
+    answer = plan(replace(asked(LARGE, VIT_L), epochs=epochs))
+    assert answer.live_gpu_hours == pytest.approx(answer.cached_gpu_hours)
+
+
+def test_slow_reading_loses_to_live_teachers_and_the_threshold_is_exact() -> None:
+    answer = plan(asked(read_gb_per_s=10))
+    row = codec_row(answer, "f16")
+    assert row.break_even_epochs is None and answer.cached_gpu_hours > answer.live_gpu_hours
+    above, below = (
+        codec_row(plan(asked(read_gb_per_s=row.pays_above_gb_per_s * k)), "f16") for k in (1.001, 0.999)
+    )
+    assert above.break_even_epochs is not None and below.break_even_epochs is None
+    assert "never" in format_plan(answer) and "live teachers are faster" in format_plan(answer)
+
+
+def test_shards_hold_one_view_each() -> None:
+    small = replace(asked(), images=1000, cache=CacheConfig(samples_per_shard=300))
+    answer = plan(small)
+    assert (answer.samples, answer.shards) == (2000, 2 * 4)
+
+
+def test_table_is_aligned_and_names_everything() -> None:
+    text = format_plan(plan(asked(LARGE, VIT_L)))
+    assert "the cache pays from 12 epochs" in text
+    table = text.split("\n\n")[1].splitlines()
+    assert [line.split()[0] for line in table] == ["teacher", *LARGE, "all"]
+    assert len({len(line) for line in table}) == 1
+    assert all(part in text for part in ("58.3 TB", "1,307.6", "f16 (recipe)", "int8"))
+    assert "cheaper below" in format_plan(plan(replace(asked(LARGE, VIT_L), epochs=3)))
+
+
+def test_json_holds_the_same_numbers() -> None:
+    answer = plan(asked())
+    doc = json.loads(json.dumps(answer.as_json(), allow_nan=False))
+    assert doc["rows"][2]["bytes_per_image"]["f16"] == answer.rows[2].bytes_per_image["f16"]
+    assert doc["codecs"][0]["break_even_epochs"] is None and doc["assume"]["gpus"] == 8
+    assert doc["rows"][0]["grid"] == [27, 27]
+
+
+def test_empty_and_unknown_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 images"):
+        plan(replace(asked(), images=0))
+    with pytest.raises(ValueError, match="dinov2_b14"):
+        plan(asked(("dinov2_b_14",)))
+
+
+def test_planning_needs_no_torch() -> None:
+    code = "import sys, pipeline.plan_table; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "False"]
