@@ -78,7 +78,7 @@ class DatasetConfig(Frozen):
     size: tuple[int, int] = (448, 576)
     """Input height and width, pixels."""
     compat: Literal["sound", "official"] = "sound"
-    """official: the released code's conventions in labels and metrics, so that numbers compare with the paper."""
+    """official: labels and metrics as in the released code, so that numbers compare with the paper."""
 
     @model_validator(mode="after")
     def _tasks(self) -> DatasetConfig:

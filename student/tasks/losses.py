@@ -28,8 +28,8 @@ def cross_entropy(prediction: Tensor, label: Tensor) -> Tensor:
 def balanced_cross_entropy(prediction: Tensor, label: Tensor) -> Tensor:
     """Saliency: two-class cross entropy of logits [B, 2, H, W], weighted by the batch's own balance.
 
-    With p the share of negatives among labelled pixels, background weighs 1 - p and foreground p; the weighted
-    sum is divided by the number of labelled pixels, not by the sum of weights.
+    With p the share of negatives among labelled pixels, background weighs 1 - p and foreground p; the
+    weighted sum is divided by the number of labelled pixels, not by the sum of weights.
     """
     target = label.long()
     count = _count(target != IGNORE)
@@ -40,7 +40,7 @@ def balanced_cross_entropy(prediction: Tensor, label: Tensor) -> Tensor:
 
 
 def boundary_entropy(prediction: Tensor, label: Tensor) -> Tensor:
-    """Boundaries: -w y log s - (1 - w)(1 - y) log(1 - s) of logits [B, 1, H, W], w 0.95, mean over labelled."""
+    """Boundaries: -w y log s - (1 - w)(1 - y) log(1 - s) of logits [B, 1, H, W], w = 0.95, mean."""
     logits, target = prediction.float().reshape(label.shape), label.float()
     valid = label != IGNORE
     return torch.where(valid, weighted_binary(logits, target), 0).sum() / _count(valid)

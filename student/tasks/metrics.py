@@ -1,9 +1,9 @@
 """How good predictions are (paper B.4): meters that add up batches, and the multi-task gain (eq. 7).
 
 A meter keeps sums on the device of the predictions: `update(prediction, label)` with a batch's prediction
-[B, C, H, W] and label (batches.py), then `compute()`. Nothing to count gives NaN, never an error. Sums of several
-processes add up: `meter.totals` is one tensor (all-reduce it). `compat="official"` follows the released code
-where its definition is another one (named in each docstring), so that numbers compare with the paper's.
+[B, C, H, W] and label (batches.py), then `compute()`. Nothing to count gives NaN, never an error. Sums of
+several processes add up: `meter.totals` is one tensor (all-reduce it). `compat="official"` follows the
+released code where its definition is another one (named in each docstring), so that numbers compare with the paper's.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Meter:
 class MeanIoU(Meter):
     """Mean intersection over union, per cent, of logits [B, C, H, W].
 
-    sound: the mean over classes that occur in truth or prediction; official: over all classes, 0 for the others.
+    sound: the mean over classes that occur in truth or prediction; official: over all, 0 for the others.
     """
 
     name = "miou"
@@ -106,7 +106,7 @@ class MaxF(Meter):
 
 
 class MeanAngle(Meter):
-    """Normals: mean angle in degrees between prediction and label [B, 3, H, W], pooled over labelled pixels."""
+    """Normals: mean angle in degrees between prediction and label [B, 3, H, W], over labelled pixels."""
 
     name = "merr"
 

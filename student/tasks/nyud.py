@@ -69,8 +69,8 @@ def _depth(path: Path) -> np.ndarray:
 def read_normals(path: Path, compat: str) -> np.ndarray:
     """Unit normals float32 [H, W, 3], 0 = unknown: bytes are (v + 1) * 127.5, an .npy holds them as they are.
 
-    The byte code has no exact zero: an unknown normal is 127 or 128 in every channel, and it becomes 0 here. The
-    released code (compat "official") takes it for a label of norm 0.007.
+    The byte code has no exact zero: an unknown normal is 127 or 128 in every channel, and it becomes 0 here.
+    The released code (compat "official") takes it for a label of norm 0.007.
     """
     stored = read_array(path).astype(np.float32)
     if path.suffix == ".npy":

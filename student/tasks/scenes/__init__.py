@@ -1,1 +1,1 @@
-"""Generated indoor scenes with exact labels: what a demo and the tests train and score on, with no download."""
+"""Generated indoor scenes with exact labels: data for the demo and the tests, with no download."""

@@ -1,13 +1,16 @@
 """Where a ray meets a box, an ellipsoid, a cylinder or a capsule: the geometry of the generated scenes.
 
-World: x right, y up, z away from the camera, metres. A solid is a unit shape scaled, turned and moved; a ray is
-taken into the unit shape's space, where its parameter t stays the same. Everything is vectorised over rays.
+World: x right, y up, z away from the camera, metres. A solid is a unit shape scaled, turned and moved; a ray
+is taken into the unit shape's space, where its parameter t stays the same. Rays are kept as [3, N], one row per
+coordinate: everything is vectorised over them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 
@@ -21,7 +24,7 @@ class Solid:
     """One convex piece of an object."""
 
     shape: str
-    """box, ellipsoid, cylinder (axis y) or capsule (axis y; half = radius, half length without caps, radius)."""
+    """box, ellipsoid, or along y cylinder or capsule (half: radius, half length without caps, radius)."""
     centre: np.ndarray
     half: np.ndarray
     """Half extents along the local axes, metres."""
@@ -35,12 +38,12 @@ class Solid:
     part: int = 0
     """Index into PART_NAMES."""
 
-    @property
+    @cached_property
     def scale(self) -> np.ndarray:
         """What the unit shape is multiplied by: a capsule's caps stay round."""
         return np.repeat(self.half[:1], 3) if self.shape == "capsule" else self.half
 
-    @property
+    @cached_property
     def bound(self) -> float:
         """Radius of a sphere around the centre that holds the solid."""
         if self.shape == "capsule":
@@ -51,12 +54,15 @@ class Solid:
         """World points [N, 3] -> local coordinates in metres (textures stick to the solid)."""
         return (points - self.centre) @ self.turn
 
-    def distance(self, origin: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """Ray parameter of the first hit in front of `origin` [3]: float32 [N], infinity where missed."""
-        start = ((origin - self.centre) @ self.turn / self.scale).astype(np.float32)
-        ray = directions @ (self.turn / self.scale).astype(np.float32)
+    def distance(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Ray parameter of the first hit in front: float32 [N], infinity where missed.
+
+        origins: [3, N], or [3, 1] for all; directions: [3, N], float32.
+        """
+        into = (self.turn / self.scale).T.astype(np.float32)
+        start = into @ (origins - self.centre[:, None].astype(np.float32))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return _HITS[self.shape](start, ray, float(self.half[1] / self.half[0]))
+            return _HITS[self.shape](start, into @ directions, float(self.half[1] / self.half[0]))
 
     def normals(self, points: np.ndarray) -> np.ndarray:
         """Outward unit normals at surface points: [N, 3]."""
@@ -66,70 +72,109 @@ class Solid:
         return world / np.linalg.norm(world, axis=1, keepdims=True)
 
 
-def trace(
-    solids: Sequence[Solid], origin: np.ndarray, directions: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest solid of each ray: parameter t float32 [N] (infinity: none) and index int16 [N] (-1: none)."""
-    nearest = np.full(len(directions), np.inf, np.float32)
-    hit = np.full(len(directions), -1, np.int16)
-    lengths = np.einsum("ij,ij->i", directions, directions)
-    for index, solid in enumerate(solids):
-        rays = _candidates(solid, origin, directions, lengths)
-        t = solid.distance(origin, directions[rays])
-        closer = t < nearest[rays]
-        rays = rays[closer]
-        nearest[rays], hit[rays] = t[closer], index
+@dataclass(frozen=True)
+class Rays:
+    """Rays that start at few points: ray n runs from sources[:, start[n]] along directions[:, n]."""
+
+    sources: np.ndarray
+    """float32 [3, K]."""
+    start: np.ndarray
+    """Index into the sources, [N]."""
+    directions: np.ndarray
+    """float32 [3, N]."""
+
+    @cached_property
+    def squares(self) -> np.ndarray:
+        """Squared length of each direction, [N]."""
+        return _dot(self.directions, self.directions)
+
+    def __getitem__(self, rays: np.ndarray) -> Rays:
+        return Rays(self.sources, self.start[rays], self.directions[:, rays])
+
+    def passing(self, centre: np.ndarray, radius: float) -> np.ndarray:
+        """Indices of the rays that pass a sphere: with spheres around things most work is never done."""
+        offset = centre[:, None].astype(np.float32) - self.sources
+        outside = _dot(offset, offset) - np.float32(radius**2)
+        if len(outside) == 1:
+            along = offset[:, 0] @ self.directions
+            outside = outside[0]
+        else:
+            along = _dot(offset[:, self.start], self.directions)
+            outside = outside[self.start]
+        return np.flatnonzero((outside < 0) | ((along > 0) & (along * along >= outside * self.squares)))
+
+
+def trace(solids: Sequence[Solid], rays: Rays) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest solid of each ray: t float32 [N] (infinity: none), the solid's index int16 [N] (-1)."""
+    nearest = np.full(len(rays.start), np.inf, np.float32)
+    hit = np.full(len(rays.start), -1, np.int16)
+    for _, numbered in groupby(enumerate(solids), key=lambda item: item[1].instance):
+        pieces = list(numbered)
+        near = rays.passing(*_sphere([solid for _, solid in pieces]))
+        around = rays[near]
+        for index, solid in pieces if len(near) else []:
+            chosen = around.passing(solid.centre, solid.bound) if len(pieces) > 1 else np.arange(len(near))
+            origins = rays.sources if rays.sources.shape[1] == 1 else rays.sources[:, around.start[chosen]]
+            t = solid.distance(origins, around.directions[:, chosen])
+            closer = np.flatnonzero(t < nearest[near[chosen]])
+            winners = near[chosen[closer]]
+            nearest[winners], hit[winners] = t[closer], index
     return nearest, hit
 
 
-def _candidates(solid: Solid, origin: np.ndarray, directions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Indices of the rays that pass the solid's bounding sphere: most of the work is never done."""
-    offset = (solid.centre - origin).astype(np.float32)
-    outside = float(offset @ offset) - solid.bound**2
-    along = directions @ offset
-    return np.flatnonzero((along > 0) & (along * along >= np.float32(outside) * lengths) | (outside < 0))
+def _sphere(solids: Sequence[Solid]) -> tuple[np.ndarray, float]:
+    """Centre and radius of a sphere around an object's pieces."""
+    centre = np.mean([solid.centre for solid in solids], axis=0)
+    return centre, max(float(np.linalg.norm(solid.centre - centre)) + solid.bound for solid in solids)
 
 
 def _box(start: np.ndarray, ray: np.ndarray, _: float) -> np.ndarray:
     inverse = 1 / ray
-    one, two = (-1 - start) * inverse, (1 - start) * inverse
-    enter = np.minimum(one, two).max(axis=1)
-    leave = np.maximum(one, two).min(axis=1)
-    return np.where((enter <= leave) & (enter > EPSILON), enter, np.inf)
+    middle, reach = -start * inverse, np.abs(inverse)
+    low, high = middle - reach, middle + reach
+    enter = np.maximum(np.maximum(low[0], low[1]), low[2])
+    leave = np.minimum(np.minimum(high[0], high[1]), high[2])
+    return np.where((enter <= leave) & (enter > EPSILON), enter, np.float32(np.inf))
 
 
 def _ellipsoid(start: np.ndarray, ray: np.ndarray, _: float) -> np.ndarray:
-    return _smaller_root(_dot(ray, ray), ray @ start, float(start @ start) - 1)
+    return _smaller_root(_dot(ray, ray), _dot(ray, start), _dot(start, start) - 1)
+
+
+def _pipe(start: np.ndarray, ray: np.ndarray, half: float) -> np.ndarray:
+    """The round side of a cylinder or capsule of that half length."""
+    flat, axis = ray[::2], start[::2]
+    t = _smaller_root(_dot(flat, flat), _dot(flat, axis), _dot(axis, axis) - 1)
+    return np.where(np.abs(start[1] + t * ray[1]) <= half, t, np.float32(np.inf))
 
 
 def _cylinder(start: np.ndarray, ray: np.ndarray, _: float) -> np.ndarray:
-    flat, from_axis = ray[:, ::2], start[::2]
-    side = _smaller_root(_dot(flat, flat), flat @ from_axis, float(from_axis @ from_axis) - 1)
-    side = np.where(np.abs(start[1] + side * ray[:, 1]) <= 1, side, np.inf)
-    cap = (np.sign(start[1]) - start[1]) / ray[:, 1]
-    reach = from_axis + cap[:, None] * flat
-    cap = np.where((cap > EPSILON) & (_dot(reach, reach) <= 1) & (abs(start[1]) > 1), cap, np.inf)
-    return np.minimum(side, cap)
+    cap = (np.sign(start[1]) - start[1]) / ray[1]
+    reach = start[::2] + cap * ray[::2]
+    on_cap = (cap > EPSILON) & (_dot(reach, reach) <= 1) & (np.abs(start[1]) > 1)
+    return np.where(on_cap, cap, _pipe(start, ray, 1.0))
 
 
 def _capsule(start: np.ndarray, ray: np.ndarray, half: float) -> np.ndarray:
-    flat, from_axis = ray[:, ::2], start[::2]
-    side = _smaller_root(_dot(flat, flat), flat @ from_axis, float(from_axis @ from_axis) - 1)
-    best = np.where(np.abs(start[1] + side * ray[:, 1]) <= half, side, np.inf)
+    best = _pipe(start, ray, half)
     for end in (-half, half):
-        best = np.minimum(best, _ellipsoid(start - np.array([0, end, 0], np.float32), ray, 0))
+        best = np.minimum(best, _ellipsoid(start - np.array([[0], [end], [0]], np.float32), ray, 0))
     return best
 
 
-def _smaller_root(a: np.ndarray, b: np.ndarray, c: float) -> np.ndarray:
+def _smaller_root(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Smaller root of a t^2 + 2 b t + c, where it is real and in front."""
-    inside = b * b - a * np.float32(c)
+    inside = b * b - a * c
     t = (-b - np.sqrt(inside)) / a
-    return np.where((inside >= 0) & (t > EPSILON), t, np.inf)
+    return np.where((inside >= 0) & (t > EPSILON), t, np.float32(np.inf))
 
 
 def _dot(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    return np.einsum("ij,ij->i", one, two)
+    """Dot products of columns: [3 or 2, N] -> [N]."""
+    total = one[0] * two[0]
+    for a, b in zip(one[1:], two[1:], strict=True):
+        total = total + a * b
+    return total
 
 
 def _box_normals(unit: np.ndarray, _: float) -> np.ndarray:

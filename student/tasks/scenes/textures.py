@@ -60,6 +60,10 @@ def _planks(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(gap, 0.7, 0.0), 0.28 * (_hash(row, board) - 0.5) + grain
 
 
+def _grain(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros_like(u), 0.08 * np.sin(25 * u + 3 * np.sin(v * 0.9))
+
+
 def _tiles(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     grout = (np.abs(u % 1 - 0.5) > 0.475) | (np.abs(v % 1 - 0.5) > 0.475)
     return grout.astype(float), np.where(grout, 0, 0.12 * (_hash(np.floor(u), np.floor(v)) - 0.5))
@@ -109,6 +113,7 @@ def _panes(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _panels(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Doors of a cabinet: a dark joint around each, a knob near its edge."""
+    u, v = u + 0.5, v + 0.5
     du, dv = np.abs(u % 1 - 0.5), np.abs(v % 1 - 0.5)
     joint = np.maximum(du, dv) > 0.47
     knob = (u % 1 - 0.86) ** 2 + (v % 1 - 0.5) ** 2 < 0.0025
@@ -119,6 +124,7 @@ Pattern = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 PATTERNS: dict[str, Pattern] = {
     "plain": _plain,
     "planks": _planks,
+    "grain": _grain,
     "tiles": _tiles,
     "stripes": _stripes,
     "hoops": _hoops,

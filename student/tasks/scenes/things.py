@@ -9,7 +9,7 @@ from student.tasks.spec import NYU_CLASSES, VOC_CLASSES
 
 @dataclass(frozen=True)
 class Thing:
-    """One kind of object: its class in NYUD-v2, in PASCAL VOC, in PASCAL-Context; whether it catches the eye."""
+    """One kind of object: its class in NYUD-v2, PASCAL VOC and PASCAL-Context; whether it is salient."""
 
     nyu: str
     voc: str
@@ -55,9 +55,9 @@ VOC_LABELS = tuple(VOC_CLASSES.index(thing.voc) for thing in THINGS.values())
 # fmt: off
 # Numbers that PASCAL-Context's own list of 459 classes gives these names; the rest follow it.
 _KNOWN_CONTEXT = {
-    "bed": 18, "book": 33, "bottle": 34, "cabinet": 46, "ceiling": 68, "chair": 72, "curtain": 105, "dog": 113,
-    "door": 115, "floor": 158, "light": 232, "person": 284, "pottedplant": 308, "shelves": 349, "sofa": 368,
-    "table": 397, "tvmonitor": 427, "wall": 440, "window": 454,
+    "bed": 18, "book": 33, "bottle": 34, "cabinet": 46, "ceiling": 68, "chair": 72, "curtain": 105,
+    "dog": 113, "door": 115, "floor": 158, "light": 232, "person": 284, "pottedplant": 308, "shelves": 349,
+    "sofa": 368, "table": 397, "tvmonitor": 427, "wall": 440, "window": 454,
 }
 # fmt: on
 
@@ -73,8 +73,9 @@ CONTEXT_LABELS = tuple(CONTEXT_CLASSES[thing.context] for thing in THINGS.values
 
 # fmt: off
 PART_NAMES = (
-    "", "head", "hair", "neck", "torso", "luarm", "ruarm", "llarm", "rlarm", "lhand", "rhand", "luleg", "ruleg",
-    "llleg", "rlleg", "lfoot", "rfoot",
+    "", "head", "hair", "neck", "torso", "luarm", "ruarm", "llarm", "rlarm", "lhand", "rhand", "luleg",
+    "ruleg",
+    "llleg", "rlleg", "lfoot", "rfoot", "leye", "reye", "nose",
 )
 # fmt: on
 """Parts of a person by PASCAL-Part's names; index 0 is no part."""
