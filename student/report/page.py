@@ -7,9 +7,10 @@ from typing import Any
 
 import jinja2
 
+from storage.inspect import format_bytes
 from student.report.inputs import Run, load_run
 from student.report.sections import LEVELS, sections
-from student.report.tables import mean, metric_of, number, score, score_title, size
+from student.report.tables import mean, metric_of, number, score, score_title
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -56,8 +57,15 @@ def headlines(run: Run) -> list[tuple[str, str]]:
 
 
 def cache_headlines(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Size of the cache and bits per value over all teachers."""
-    if not rows:
+    """How many teachers, and what their features take on disk in each cache."""
+    stored: dict[str, int] = {}
+    teachers = [row for row in rows if row["name"] != "images"]
+    for row in teachers:
+        stored[row.get("cache", "")] = stored.get(row.get("cache", ""), 0) + row["bytes"]
+    if not teachers:
         return []
-    stored = [row["bytes"] for row in rows if row.get("bytes") is not None]
-    return [(str(len(rows)), "teachers"), (size(sum(stored)), "of features")]
+    sizes = [
+        (format_bytes(count), f"of features in {cache}".removesuffix(" in "))
+        for cache, count in stored.items()
+    ]
+    return [(str(len({row["name"] for row in teachers})), "teachers"), *sizes]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from storage.inspect import format_bytes
 from student.report.inputs import Run
 from student.tasks.spec import METRICS, MetricSpec, task_spec
 
@@ -45,15 +46,6 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
-
-
-def size(count: float | None) -> str:
-    """Bytes in decimal units, as disks are sold: 42.5 TB."""
-    if count is None:
-        return MISSING
-    power = min(int(math.log10(max(count, 1)) // 3), 5)
-    unit = ("B", "kB", "MB", "GB", "TB", "PB")[power]
-    return f"{count / 1000**power:.{1 if power else 0}f} {unit}"
 
 
 def duration(seconds: float | None) -> str:
@@ -96,17 +88,17 @@ def versions_line(steps: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cache_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Facts of each teacher's column; fidelity is the worst level's (z-scored cosine)."""
-    header = ("teacher", "codec", "shards", "samples", "quarantined", "size", "bits/value")
+    """Facts of every column of the caches; fidelity is the worst level's (z-scored cosine)."""
+    header = ("column", "cache", "codec", "grid", "shards", "samples", "quarantined", "size", "bits/value")
     header += ("fidelity min", "p1", "mean")
     body = [
         (
-            str(row["teacher"]),
-            str(row.get("codec", MISSING)),
-            f"{row.get('shards_done', 0)}/{row.get('shards_expected', 0)}",
-            number(row.get("samples")),
-            number(row.get("quarantined")),
-            size(row.get("bytes")),
+            str(row["name"]),
+            *(str(row.get(key) or MISSING) for key in ("cache", "codec", "grid")),
+            f"{row['done']}/{row['expected']}",
+            number(row["samples"]),
+            number(row["quarantined"]),
+            format_bytes(row["bytes"]),
             number(row.get("bits_per_value"), 2),
             *(number(lowest(row.get("fidelity"), key)) for key in ("min", "p1", "mean")),
         )

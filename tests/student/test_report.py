@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic_core import to_jsonable_python
 
+from storage.commits import LevelFidelity
+from storage.inspect import ColumnRow
 from student.report.figures import curves, map_uri, picture_uri, series, svg, thin
 from student.report.inputs import load_run, read_jsonl
 from student.report.page import render, write_report
@@ -23,7 +26,6 @@ from student.report.tables import (
     duration,
     metrics_table,
     similarity_table,
-    size,
     summary_text,
 )
 
@@ -60,9 +62,15 @@ def make_run(folder: Path) -> Path:
         doc |= {"started": "2026-11-24T08:00:00Z", "seconds": 75.0, "device": "cpu", "libraries": libraries}
         write_json(folder / step / "run.json", doc)
     fidelity = [{"min": 0.99 - level / 100, "p1": 0.992, "mean": 0.995} for level in range(4)]
-    row = {"shards_done": 4, "shards_expected": 5, "samples": 1024, "quarantined": 1, "bytes": 123_456_789}
-    row |= {"codec": "int8", "bits_per_value": 3.81, "fidelity": fidelity}
-    write_json(folder / "cache" / "inspect.json", {"rows": [{"teacher": t, **row} for t in TEACHERS]})
+    levels = tuple(LevelFidelity(**level) for level in fidelity)
+    facts = {"fingerprint": "abcd", "done": 4, "expected": 5, "samples": 1024, "quarantined": 1}
+    facts |= {"bytes": 123_456_789, "bits_per_value": 3.81, "codec": "int8", "grid": "7x7"}
+    rows = [ColumnRow(teacher, fidelity=levels, **facts) for teacher in TEACHERS]
+    rows.append(ColumnRow("images", fidelity=(), **{**facts, "bits_per_value": None}))
+    write_json(
+        folder / "cache" / "inspect.json",
+        {"rows": [{"cache": "f16", **to_jsonable_python(row)} for row in rows]},
+    )
     noise = rng.normal(1, 0.03, 900)
     log = [
         {"step": 10 * i, "loss": 9 * float(np.exp(-i / 200) + 0.05) * noise[i], "lr": 1e-3}
@@ -170,7 +178,7 @@ def test_every_section_stands_with_its_figures(html: str) -> None:
     for words in ("What was run", "Feature cache", "Representation similarity", "Gate weights", "2.14.0"):
         assert words in text
     assert "Not in this run" not in text
-    assert "4/5" in text and "123.5 MB" in text and "0.9600" in text and "1 min 15 s" in text
+    assert "4/5" in text and "370.4 MB" in text and "0.9600" in text and "1 min 15 s" in text
     assert "41.23" in text and "0.5123" in text and "released code's conventions" in text
     assert "python -m jobs cache <demo>" in text and "<demo>" not in html
     assert "paper, Table" not in text
@@ -209,7 +217,8 @@ def test_only_what_is_there_is_shown(tmp_path: Path) -> None:
 
 
 def test_names_from_files_cannot_become_markup(tmp_path: Path) -> None:
-    rows = [{"teacher": "<img src=x onerror=alert(1)>", "bytes": 1}]
+    row = {"name": "<img src=x onerror=alert(1)>", "bytes": 1, "done": 1, "expected": 1, "samples": 1}
+    rows = [{**row, "quarantined": 0}]
     write_json(tmp_path / "cache" / "inspect.json", {"rows": rows})
     losses = {"loss/<b>bold</b>": 1.0, "loss/x": 2.0}
     write_log(tmp_path / "distill" / "metrics.jsonl", [{"step": 1, "loss": 2.0, **losses}])
@@ -333,15 +342,16 @@ def test_plain_tables_are_aligned() -> None:
     lines = text.splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[-1].split() == ["mean", "0.1100", "0.8100", "0.1000", "0.8000", "0.6000"]
-    empty = cache_table([{"teacher": "sam", "fidelity": None}]).text()
-    assert "0/0" in empty and MISSING in empty
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (42.5e12, "42.5 TB"), (None, MISSING)]
-)
-def test_sizes(count: float | None, text: str) -> None:
-    assert size(count) == text
+    row = {
+        "name": "sam",
+        "done": 0,
+        "expected": 3,
+        "samples": 0,
+        "quarantined": 0,
+        "bytes": 0,
+        "fidelity": (),
+    }
+    assert cache_table([row]).text().splitlines()[2].split()[-3:] == [MISSING] * 3
 
 
 @pytest.mark.parametrize(
