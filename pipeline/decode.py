@@ -12,7 +12,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """Raster formats that are tried; PIL knows others, some of which run programs on what they are given."""
@@ -55,7 +55,7 @@ def decode_rgb(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
             return np.array(_upright(_to_rgb(image), _orientation(image)))
     except (Quarantine, MemoryError):
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise Quarantine("not an image") from error
     except Image.DecompressionBombError as error:
         raise Quarantine(f"decompression bomb: {error}") from error

@@ -42,7 +42,9 @@ def tar_members(read_at: ReadAt, tar: str, start: int, end: int) -> Iterator[Mem
     Raises:
         TarError: no tar, compressed, damaged, sparse, or cut short, be it between two members.
     """
-    position, shared, own = start, {}, {}
+    position = start
+    shared: dict[str, bytes] = {}
+    own: dict[str, bytes] = {}
     while (header := _header(read_at, tar, position, start, end)) is not None:
         kind, size = header[156:157], _size(header, shared | own, tar, position)
         data = position + BLOCK
