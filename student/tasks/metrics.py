@@ -3,7 +3,7 @@
 A meter keeps sums on the device of the predictions: `update(prediction, label)` with a batch's prediction
 [B, C, H, W] and label (batches.py), then `compute()`. Nothing to count gives NaN, never an error. Sums of
 several processes add up: `meter.totals` is one tensor (all-reduce it). `compat="official"` follows the
-released code where its definition is another one (named in each docstring), so that numbers compare with the paper's.
+released code where its definition is another one (see each docstring), to compare with the paper's numbers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where a ray meets a box, an ellipsoid, a cylinder or a capsule: the geometry of the generated scenes.
 
 World: x right, y up, z away from the camera, metres. A solid is a unit shape scaled, turned and moved; a ray
-is taken into the unit shape's space, where its parameter t stays the same. Rays are kept as [3, N], one row per
-coordinate: everything is vectorised over them.
+is taken into the unit shape's space, where its parameter t stays the same. Rays are [3, N], a row each for x, y, z:
+everything is vectorised over them.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _scene(seed: int, split: str, index: int, size: tuple[int, int], people: int
 def _draw_nyud(root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> list[str]:
     names = []
     for index in range(count):
-        name = f"{index + 1 + 5000 * SPLITS.index(split):04d}"
+        name = f"{index + 1 + 500_000 * SPLITS.index(split):06d}"
         picture = _scene(seed, split, index, size, None)
         _put(root / "images" / f"{name}.png", _png(picture.image))
         _put(root / "segmentation" / f"{name}.png", _png(_table(NYU_LABELS, 1)[picture.thing]))
