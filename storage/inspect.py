@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from storage.cache import Cache
 from storage.commits import Commit, LevelFidelity
+from storage.config import Frozen
 from storage.layout import Column
 
 
-@dataclass(frozen=True)
-class ColumnRow:
+class ColumnRow(Frozen):
     """One column of a cache."""
 
-    name: str
-    """Teacher, or images."""
+    teacher: str
+    """Its name, or images."""
     fingerprint: str
-    done: int
+    shards_done: int
     """Shards committed."""
-    expected: int
+    shards_expected: int
     """Shards of the cache."""
     samples: int
     """Samples in committed shards, quarantined ones included."""
@@ -58,10 +57,10 @@ def _row(cache: Cache, column: Column) -> ColumnRow:
     commits = list(cache.committed(column).values())
     values = sum(commit.stats.get("values", 0) for commit in commits)
     return ColumnRow(
-        name=column.teacher or "images",
+        teacher=column.teacher or "images",
         fingerprint=column.fingerprint or "",
-        done=len(commits),
-        expected=len(cache.shards()),
+        shards_done=len(commits),
+        shards_expected=len(cache.shards()),
         samples=sum(commit.rows for commit in commits),
         quarantined=sum(len(commit.quarantined) for commit in commits),
         bytes=sum(ref.bytes for commit in commits for ref in commit.objects),
@@ -108,9 +107,9 @@ def _cells(row: ColumnRow) -> list[str]:
     worst = min(row.fidelity, key=lambda level: level.min, default=None)
     fidelity = [f"{value:.5f}" for value in (worst.min, worst.p1, worst.mean)] if worst else ["-"] * 3
     return [
-        row.name,
+        row.teacher,
         row.fingerprint or "-",
-        f"{row.done}/{row.expected}",
+        f"{row.shards_done}/{row.shards_expected}",
         str(row.samples),
         str(row.quarantined),
         format_bytes(row.bytes),

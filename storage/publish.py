@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from storage import layout
 from storage.commits import Commit, is_compaction, read_commit, write_commit
@@ -68,9 +69,13 @@ def discard(store: Store, column: Column, shard: int) -> None:
 
 
 def _put_object(store: Store, name: str, data: Data, digest: str) -> None:
-    # what is under a digest's name already is this object, or damage that no commit should be built on
-    if not store.put_new(name, data) and measure(store, name)[1] != digest:
-        store.replace(name, data)
+    while not store.put_new(name, data):
+        # a loser of the race may delete its object, which was ours as well, between these calls
+        with suppress(FileNotFoundError):
+            if measure(store, name)[1] != digest:
+                # damage, which no commit should be built on
+                store.replace(name, data)
+            return
 
 
 def _commit_first(store: Store, commit: Commit) -> Commit:
