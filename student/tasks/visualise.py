@@ -1,8 +1,8 @@
 """What predictions and labels look like: every task's map as an RGB picture, uint8 [H, W, 3].
 
 Class maps in VOC's colours with class 0 in dark grey (it is PASCAL's background and NYUD's wall), depth in
-viridis (near is dark), normals as (n + 1) / 2 (a floor is green, a wall that faces the camera blue), boundaries
-as dark lines on white, saliency in grey.
+viridis (near is dark), normals as (n + 1) / 2 (a floor is green, a wall that faces the camera blue),
+boundaries as dark lines on white, saliency in grey.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where a ray meets a box, an ellipsoid, a cylinder or a capsule: the geometry of the generated scenes.
 
 World: x right, y up, z away from the camera, metres. A solid is a unit shape scaled, turned and moved; a ray
-is taken into the unit shape's space, where its parameter t stays the same. Rays are [3, N], a row each for x, y, z:
+is taken into the unit shape's space, where its parameter t stays the same. Rays are [3, N], rows x, y, z:
 everything is vectorised over them.
 """
 
