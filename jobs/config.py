@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from pipeline.config import CommitteeConfig, ExtractConfig, SourceConfig
+from pipeline.config import CommitteeConfig, ExtractConfig, PlanConfig, SourceConfig
 from storage.config import CacheConfig, Frozen, ViewConfig
 from student.config import DatasetConfig, EvaluateConfig, Stage1Config, Stage2Config, StudentConfig
 
@@ -24,6 +24,7 @@ class Recipe(Frozen):
     dataset: DatasetConfig = DatasetConfig()
     stage2: Stage2Config = Stage2Config()
     evaluate: EvaluateConfig = EvaluateConfig()
+    plan: PlanConfig = PlanConfig()
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Recipe:

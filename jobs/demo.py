@@ -15,7 +15,7 @@ from storage.config import Frozen
 
 log = logging.getLogger(__name__)
 SCENES = {"train": 48, "val": 8}
-LAYOUTS = {"nyud": "NYUDv2", "pascal_context": "PASCALContext"}
+NYUD_SIZE, PASCAL_SIZE = (112, 144), (128, 128)
 TASKS = {
     "nyud": ("semseg", "depth", "normals", "edge"),
     "pascal_context": ("semseg", "human_parts", "sal", "normals", "edge"),
@@ -52,10 +52,11 @@ def main(argv: list[str]) -> int:
 def make_inputs(folder: Path) -> None:
     """Photos for stage 1 and scenes for stage 2; what is there already is kept."""
     from jobs.photos import write_photos
-    from student.tasks.scenes import Scenes
-    from student.tasks.write_layouts import write_nyud, write_pascal_context
+    from student.tasks.scenes.write import write_nyud, write_pascal_context
 
     write_photos(folder / "photos")
+    write_nyud(folder, size=NYUD_SIZE, **SCENES)
+    write_pascal_context(folder, size=PASCAL_SIZE, **SCENES)
     log.info("photos and scenes are in %s", folder)
 
 
@@ -91,15 +92,16 @@ def plan_steps(out: Path) -> list[tuple[str, list[str]]]:
             ["distill", "mini", "--cache", f"{cache}", "--out", f"{out / 'distill'}", *held_out],
         ),
     ]
-    for dataset, folder in LAYOUTS.items():
-        steps += stage2_steps(out, dataset, out / "inputs" / folder)
+    for dataset in TASKS:
+        steps += stage2_steps(out, dataset)
     return [*steps, ("write the report", ["report", f"{out}"])]
 
 
-def stage2_steps(out: Path, dataset: str, folder: Path) -> list[tuple[str, list[str]]]:
+def stage2_steps(out: Path, dataset: str) -> list[tuple[str, list[str]]]:
     """Stage 2 and its evaluation on one data set."""
-    run = out / f"finetune-{dataset}"
-    data = ["--dataset.name", dataset, "--dataset.path", f"{folder}", "--dataset.tasks", *TASKS[dataset]]
+    run, size = out / f"finetune-{dataset}", {"nyud": NYUD_SIZE, "pascal_context": PASCAL_SIZE}[dataset]
+    data = ["--dataset.name", dataset, "--dataset.path", f"{out / 'inputs'}"]
+    data += ["--dataset.size", *map(str, size), "--dataset.tasks", *TASKS[dataset]]
     return [
         (
             f"stage 2: multi-task training on the {dataset} layout, teachers live",

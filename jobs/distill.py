@@ -145,19 +145,16 @@ class Scorer:
     def __init__(self, recipe: Recipe, out: Path, *, student: Any, device: str) -> None:
         import torch
 
-        from jobs.held_out import HeldOut
+        from jobs.held_out import held_out
         from jobs.maps import MapPanels
         from pipeline.teachers.committee import build_committee
 
-        ask = recipe.evaluate
-        source = recipe.source.model_copy(update={"kind": "folder", "path": ask.similarity_source})
-        self._held_out = HeldOut(source, recipe.views.size, ask.batch_size, ask.similarity_images)
+        self._held_out = held_out(recipe)
         committee = recipe.committee.model_copy(update={"precision": "fp32"})
         self._teachers = build_committee(committee, torch.device(device))
         self._student, self._out, self._device = student, out, device
-        photos = torch.cat(list(islice(self._held_out.batches(), -(-SHOWN_PHOTOS // ask.batch_size))))[
-            :SHOWN_PHOTOS
-        ]
+        few = islice(self._held_out.batches(), -(-SHOWN_PHOTOS // recipe.evaluate.batch_size))
+        photos = torch.cat(list(few))[:SHOWN_PHOTOS]
         self._panels = MapPanels(photos.to(device), partial(self._teachers))
 
     def __call__(self, phase: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from jobs.config import Recipe
 from pipeline.config import SourceConfig
 from pipeline.decode import Quarantine, decode_rgb
 from pipeline.sources import Source, open_source
@@ -54,6 +55,21 @@ class HeldOut:
                 held = []
         if held:
             yield _batch(held)
+
+
+def held_out(recipe: Recipe) -> HeldOut:
+    """The held-out images that a recipe names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    ask = recipe.evaluate
+    if not ask.similarity_source:
+        raise ValueError(
+            "evaluate.similarity_source is empty; name a folder of held-out images (ImageNet val)"
+        )
+    source = recipe.source.model_copy(update={"kind": "folder", "path": ask.similarity_source})
+    return HeldOut(source, recipe.views.size, ask.batch_size, ask.similarity_images)
 
 
 def _batch(pixels: list[np.ndarray]) -> torch.Tensor:
