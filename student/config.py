@@ -130,3 +130,5 @@ class EvaluateConfig(Frozen):
     """Images per forward."""
     save_predictions: int = Field(20, ge=0)
     """Validation images whose predictions are saved as pictures; 0: none."""
+    workers: int = Field(2, ge=0)
+    """Data loader workers of the task metrics."""
