@@ -6,8 +6,8 @@ A run is one folder with one folder per step. The report reads files only; each 
                                 "recipe": {...}, "revision", "libraries": {name: version}, ...} and
                                 "started" (ISO 8601, UTC), "seconds", "device"
 
-    RUN/cache/inspect.json      {"rows": [...]}: storage.inspect's ColumnRow through pydantic_core's
-                                to_jsonable_python, each with "cache": the cache's name
+    RUN/cache/inspect.json      {"rows": [...]}: storage.inspect's ColumnRow.model_dump(mode="json"), each
+                                with "cache": the cache's name
     RUN/cache/inspect.png       a picture of decoded features (optional, any size)
 
     RUN/distill/metrics.jsonl   stage 1, per interval: {"step", "loss", "loss/<teacher>", "lr", ...}

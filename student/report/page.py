@@ -59,7 +59,7 @@ def headlines(run: Run) -> list[tuple[str, str]]:
 def cache_headlines(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """How many teachers, and what their features take on disk in each cache."""
     stored: dict[str, int] = {}
-    teachers = [row for row in rows if row["name"] != "images"]
+    teachers = [row for row in rows if row["teacher"] != "images"]
     for row in teachers:
         stored[row.get("cache", "")] = stored.get(row.get("cache", ""), 0) + row["bytes"]
     if not teachers:
@@ -68,4 +68,4 @@ def cache_headlines(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
         (format_bytes(count), f"of features in {cache}".removesuffix(" in "))
         for cache, count in stored.items()
     ]
-    return [(str(len({row["name"] for row in teachers})), "teachers"), *sizes]
+    return [(str(len({row["teacher"] for row in teachers})), "teachers"), *sizes]

@@ -93,9 +93,9 @@ def cache_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     header += ("fidelity min", "p1", "mean")
     body = [
         (
-            str(row["name"]),
+            str(row["teacher"]),
             *(str(row.get(key) or MISSING) for key in ("cache", "codec", "grid")),
-            f"{row['done']}/{row['expected']}",
+            f"{row['shards_done']}/{row['shards_expected']}",
             number(row["samples"]),
             number(row["quarantined"]),
             format_bytes(row["bytes"]),

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic_core import to_jsonable_python
 
 from storage.commits import LevelFidelity
 from storage.inspect import ColumnRow
@@ -63,13 +62,13 @@ def make_run(folder: Path) -> Path:
         write_json(folder / step / "run.json", doc)
     fidelity = [{"min": 0.99 - level / 100, "p1": 0.992, "mean": 0.995} for level in range(4)]
     levels = tuple(LevelFidelity(**level) for level in fidelity)
-    facts = {"fingerprint": "abcd", "done": 4, "expected": 5, "samples": 1024, "quarantined": 1}
+    facts = {"fingerprint": "abcd", "shards_done": 4, "shards_expected": 5, "samples": 1024, "quarantined": 1}
     facts |= {"bytes": 123_456_789, "bits_per_value": 3.81, "codec": "int8", "grid": "7x7"}
-    rows = [ColumnRow(teacher, fidelity=levels, **facts) for teacher in TEACHERS]
-    rows.append(ColumnRow("images", fidelity=(), **{**facts, "bits_per_value": None}))
+    rows = [ColumnRow(teacher=teacher, fidelity=levels, **facts) for teacher in TEACHERS]
+    rows.append(ColumnRow(teacher="images", fidelity=(), **{**facts, "bits_per_value": None}))
     write_json(
         folder / "cache" / "inspect.json",
-        {"rows": [{"cache": "f16", **to_jsonable_python(row)} for row in rows]},
+        {"rows": [{"cache": "f16", **row.model_dump(mode="json")} for row in rows]},
     )
     noise = rng.normal(1, 0.03, 900)
     log = [
@@ -217,7 +216,13 @@ def test_only_what_is_there_is_shown(tmp_path: Path) -> None:
 
 
 def test_names_from_files_cannot_become_markup(tmp_path: Path) -> None:
-    row = {"name": "<img src=x onerror=alert(1)>", "bytes": 1, "done": 1, "expected": 1, "samples": 1}
+    row = {
+        "teacher": "<img src=x onerror=alert(1)>",
+        "bytes": 1,
+        "shards_done": 1,
+        "shards_expected": 1,
+        "samples": 1,
+    }
     rows = [{**row, "quarantined": 0}]
     write_json(tmp_path / "cache" / "inspect.json", {"rows": rows})
     losses = {"loss/<b>bold</b>": 1.0, "loss/x": 2.0}
@@ -343,9 +348,9 @@ def test_plain_tables_are_aligned() -> None:
     assert len({len(line) for line in lines}) == 1
     assert lines[-1].split() == ["mean", "0.1100", "0.8100", "0.1000", "0.8000", "0.6000"]
     row = {
-        "name": "sam",
-        "done": 0,
-        "expected": 3,
+        "teacher": "sam",
+        "shards_done": 0,
+        "shards_expected": 3,
         "samples": 0,
         "quarantined": 0,
         "bytes": 0,
