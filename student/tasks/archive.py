@@ -11,6 +11,9 @@ from PIL import Image
 
 from student.tasks.spec import DatasetSpec
 
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError)
+"""What image and array readers raise for a damaged file."""
+
 
 class DatasetError(ValueError):
     """A data set folder is not what its layout promises; the message has path, expectation and remedy."""
@@ -91,7 +94,7 @@ def read_array(path: Path) -> np.ndarray:
             return np.load(path, allow_pickle=False)
         with Image.open(path) as image:
             return np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
+    except DAMAGED as error:
         raise DatasetError(f"{path} cannot be read ({error}); unpack the archive again") from error
 
 
@@ -100,7 +103,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
+    except DAMAGED as error:
         raise DatasetError(f"{path} cannot be read ({error}); unpack the archive again") from error
 
 

@@ -32,7 +32,8 @@ _TABLES = (_deletable(False), _deletable(True))
 
 def thin(mask: np.ndarray) -> np.ndarray:
     """bool [H, W] -> bool [H, W]: the same lines, one pixel thin, connected as before."""
-    padded = np.pad(np.asarray(mask, bool), 1)
+    # In C order whatever the input's (a .mat file's is the other), so that `flat` is a view.
+    padded = np.ascontiguousarray(np.pad(np.asarray(mask, bool), 1))
     width = padded.shape[1]
     steps = np.array([row * width + column for row, column in _RING])
     flat = padded.reshape(-1)

@@ -129,7 +129,8 @@ def _sphere(solids: Sequence[Solid]) -> tuple[np.ndarray, float]:
 
 
 def _box(start: np.ndarray, ray: np.ndarray, _: float) -> np.ndarray:
-    inverse = 1 / ray
+    # A ray along a face has a zero here, and 0 x infinity would be no number.
+    inverse = 1 / np.where(ray == 0, np.float32(1e-12), ray)
     middle, reach = -start * inverse, np.abs(inverse)
     low, high = middle - reach, middle + reach
     enter = np.maximum(np.maximum(low[0], low[1]), low[2])
