@@ -47,7 +47,8 @@ class Int8Codec:
             mean, scale = base.level_stats(self._stats, number, shape, tokens.device)
             z = (tokens - mean) / scale
             code, step = _quantise(z)
-            fidelity.append(base.flat_cosine(z, code * step))
+            decoded = _dequantise(code, step, mean, scale)
+            fidelity.append(base.flat_cosine(z, (decoded - mean) / scale))
             peaks.append(z.abs().amax((1, 2)))
             codes.append(code.to(torch.int8).flatten(1))
             steps.append(step.flatten(1).view(torch.int8))
@@ -65,8 +66,8 @@ class Int8Codec:
         maps = []
         for number, (piece, step, shape) in enumerate(zip(pieces, steps, self.shapes, strict=True)):
             mean, scale = base.level_stats(self._stats, number, shape, flat.device)
-            z = piece.unflatten(1, (shape.tokens, shape.channels)) * step.unsqueeze(2)
-            tokens = torch.addcmul(mean, z, scale)
+            code = piece.unflatten(1, (shape.tokens, shape.channels))
+            tokens = _dequantise(code, step.unsqueeze(2), mean, scale)
             if missing is not None:
                 tokens[missing] = 0
             maps.append(base.map_of(tokens, shape))
@@ -81,3 +82,8 @@ def _quantise(z: Tensor) -> tuple[Tensor, Tensor]:
     return (z / safe).round_().clamp_(-_TOP, _TOP), torch.where(
         torch.isinf(safe), torch.zeros_like(step), step
     )
+
+
+def _dequantise(code: Tensor, step: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Tokens fp32 [B, N, C] of codes and steps: what the trainer sees, and what fidelity is measured on."""
+    return (code * step).mul_(scale).add_(mean)
