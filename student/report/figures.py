@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
 PALETTE = ("#3b7dd8", "#e0793a", "#2f9e76", "#b65bc4", "#c9a227", "#7d8794")
@@ -74,6 +75,9 @@ def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         pooled = np.concatenate([values for _, values in lines.values()])
         if pooled.min() > 0 and pooled.max() > 10 * pooled.min():
             axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("step")
         if len(lines) > 1:
             axis.legend(fontsize=8, handlelength=1.2)

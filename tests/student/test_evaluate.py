@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from student.config import DatasetConfig, EvaluateConfig, StudentConfig
+from student.config import DatasetConfig, EvaluateConfig, Stage2Config, StudentConfig
 from student.evaluate import evaluate_tasks, weights_digest
 from student.multitask import SAKMultiTask, build_multitask
 from student.pictures import pictured
 from student.report.page import write_report
 from student.sak import build_student
+from student.stage2 import run_stage2
+from student.tasks.scenes.write import write_pascal_context
 from student.tasks.spec import out_channels
 from tests.student.nyud_folder import TASKS, nyud_config, write_nyud_folder
 
@@ -191,6 +193,19 @@ def test_compat_reaches_the_metrics(
     found = evaluate_tasks(model, official, CONFIG, out=tmp_path, device="cpu")
     assert read_metrics(tmp_path)["compat"] == "official"
     assert found["semseg"] < read_metrics(out)["metrics"]["semseg"]
+
+
+def test_pascal_context_with_all_its_tasks(tmp_path: Path) -> None:
+    root = write_pascal_context(tmp_path, train=2, val=3, size=(64, 60))
+    tasks = ("semseg", "human_parts", "sal", "normals", "edge")
+    data = DatasetConfig(name="pascal_context", path=str(root), tasks=tasks, size=(64, 64))
+    model, out = make_model(data, ()), tmp_path / "run"
+    settings = Stage2Config(iterations=2, batch_size=2, gamma=0, workers=0, log_every=1)
+    run_stage2(model, None, data, settings, out=out / "finetune-pascal_context", device="cpu")
+    found = evaluate_tasks(model, data, CONFIG, out=out / "evaluate-pascal_context", device="cpu")
+    assert list(found) == list(tasks) and all(math.isfinite(value) for value in found.values())
+    html = write_report(out).read_text()
+    assert all(f"{title}, prediction" in html for title in ("Parsing", "Saliency", "Boundary"))
 
 
 def test_report_shows_the_evaluation(out: Path) -> None:
