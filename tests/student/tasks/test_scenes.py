@@ -169,7 +169,7 @@ def test_a_scene_takes_less_than_half_a_second() -> None:
         render(generate(seed), (224, 288))
         times.append(time.process_time() - start)
     # Two of the fullest scenes; CPU time, with room for a loaded machine.
-    assert min(times) < 0.6
+    assert min(times) < 0.8
 
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
