@@ -7,13 +7,14 @@ A run is one folder with one folder per step. The report reads files only; each 
                                 "started" (ISO 8601, UTC), "seconds", "device"
 
     RUN/cache/inspect.json      {"rows": [...]}: storage.inspect's ColumnRow.model_dump(mode="json"), each
-                                with "cache": the cache's name
+                                with "cache": the cache's name; "jpeg_cosine" {teacher: cosine} if measured
     RUN/cache/inspect.png       a picture of decoded features (optional, any size)
 
     RUN/distill/metrics.jsonl   stage 1, per interval: {"step", "loss", "loss/<teacher>", "lr", ...}
     RUN/distill/summary.json    {name: number or text}: shown as a list
     RUN/distill/similarity_before.json, similarity_after.json
-                                what student.similarity returns: {teacher: {"flattened", "per_token", ...}}
+                                what student.similarity returns: {teacher: {"flattened", "per_token", ...}};
+                                without the latter, RUN/evaluate-similarity/similarity.json is taken
     RUN/distill/maps.npz        uint8 RGB of held-out photos: "photos" [n, H, W, 3] and, for every teacher,
                                 "<teacher>.teacher", "<teacher>.before", "<teacher>.after" [n, h, w, 3]
 
@@ -87,6 +88,7 @@ class Run:
     steps: list[dict[str, Any]]
     recipe: dict[str, Any]
     cache_rows: list[dict[str, Any]]
+    jpeg_cosine: dict[str, float]
     cache_picture: bytes | None
     distill: Distill
     finetune: dict[str, Finetune]
@@ -104,13 +106,13 @@ def load_run(folder: Path) -> Run:
         raise ValueError(f"{folder} is no folder; give the folder that holds the steps of one run")
     steps = step_folders(folder)
     records = [{"step": step.name, **doc} for step in steps if (doc := read_json(step / "run.json"))]
-    cache = folder / "cache" / "inspect.json"
-    picture = cache.with_suffix(".png")
+    inspected, picture = read_json(folder / "cache" / "inspect.json"), folder / "cache" / "inspect.png"
     return Run(
         folder=folder,
         steps=records,
         recipe=next((step["recipe"] for step in reversed(records) if step.get("recipe")), {}),
-        cache_rows=list(read_json(cache).get("rows", [])),
+        cache_rows=list(inspected.get("rows", [])),
+        jpeg_cosine=dict(inspected.get("jpeg_cosine", {})),
         cache_picture=picture.read_bytes() if picture.is_file() else None,
         distill=load_distill(folder / "distill"),
         finetune={
@@ -140,7 +142,8 @@ def load_distill(folder: Path) -> Distill:
         records=read_jsonl(folder / "metrics.jsonl"),
         summary=read_json(folder / "summary.json"),
         before=read_json(folder / "similarity_before.json"),
-        after=read_json(folder / "similarity_after.json"),
+        after=read_json(folder / "similarity_after.json")
+        or read_json(folder.parent / "evaluate-similarity" / "similarity.json"),
         maps=read_maps(folder / "maps.npz"),
     )
 

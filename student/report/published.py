@@ -16,6 +16,8 @@ BACKBONES = {"vit_small_patch16": "ViT-S", "vit_base_patch16": "ViT-B", "vit_lar
 """The student's architecture in a recipe -> the backbone that heads the paper's table."""
 SIMILARITY = {"dinov2": 0.8615, "clip": 0.9138, "sam": 0.8369, "mean": 0.8707}
 """Table 17, with TSAP: cosine of student and teacher on ImageNet's validation set (Table 3 prints 0.8708)."""
+TABLE_17 = {"dinov2_b14": "dinov2", "timmclip_b16": "clip", "openclip_b16": "clip", "sam_b16": "sam"}
+"""The teachers that Table 17 is about, by their names in a recipe."""
 
 
 @dataclass(frozen=True)
@@ -177,9 +179,9 @@ def published_for(recipe: Mapping[str, Any], dataset: str) -> tuple[Row, ...]:
 
 
 def published_similarity(recipe: Mapping[str, Any], teachers: list[str]) -> dict[str, float]:
-    """Table 17's figures by the names of a `paper_*` run's teachers (`dinov2_b14`); {} for other runs."""
-    if not str(recipe.get("name", "")).startswith("paper_") or len(teachers) != 3:
+    """Table 17's figures by the names of a `paper_*` run's teachers; {} unless all models are ViT-B."""
+    arch = recipe.get("student", {}).get("arch")
+    if not str(recipe.get("name", "")).startswith("paper_") or arch != "vit_base_patch16":
         return {}
-    families = {teacher: teacher.split("_")[0].removeprefix("timm") for teacher in teachers}
-    matched = {teacher: SIMILARITY[family] for teacher, family in families.items() if family in SIMILARITY}
-    return {**matched, "mean": SIMILARITY["mean"]} if len(matched) == 3 else {}
+    found = {name: SIMILARITY[TABLE_17[name]] for name in teachers if name in TABLE_17}
+    return {**found, "mean": SIMILARITY["mean"]} if len(found) == len(teachers) == 3 else {}

@@ -140,13 +140,17 @@ def mean(doc: Mapping[str, Any], teachers: Sequence[str], kind: str) -> float | 
 
 
 def metrics_table(scores: Mapping[str, Any], published: Sequence[Any] = ()) -> Table:
-    """Task metrics of one data set, the paper's rows (student.report.published.Row) above our own."""
-    tasks = list(scores["metrics"])
-    metrics = {task: metric_of(task, scores) for task in tasks}
+    """Task metrics of one data set, the paper's rows (student.report.published.Row) above our own.
+
+    A task that was scored by another metric than the paper's has no figures of the paper beside it.
+    """
+    metrics = {task: metric_of(task, scores) for task in scores["metrics"]}
+    same = [task for task, metric in metrics.items() if metric is METRICS[task_spec(task).metrics[0]]]
     titles = [f"{score_title(t, m)} {'↑' if m.higher_is_better else '↓'}" for t, m in metrics.items()]
-    rows = [
-        score_row(f"{row.model} (paper, {row.source})", row.values, row.gain, metrics) for row in published
-    ]
+    rows = []
+    for row in published:
+        values = {task: row.values.get(task) for task in same}
+        rows.append(score_row(f"{row.model} (paper, {row.source})", values, row.gain, metrics))
     if scores.get("single_task"):
         rows.append(score_row("single-task (given)", scores["single_task"], 0.0, metrics))
     rows.append(score_row("this run", scores["metrics"], scores.get("delta_m"), metrics))

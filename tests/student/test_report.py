@@ -68,7 +68,10 @@ def make_run(folder: Path) -> Path:
     rows.append(ColumnRow(teacher="images", fidelity=(), **{**facts, "bits_per_value": None}))
     write_json(
         folder / "cache" / "inspect.json",
-        {"rows": [{"cache": "f16", **row.model_dump(mode="json")} for row in rows]},
+        {
+            "rows": [{"cache": "f16", **row.model_dump(mode="json")} for row in rows],
+            "jpeg_cosine": {"mini_sam": 0.98765},
+        },
     )
     noise = rng.normal(1, 0.03, 900)
     log = [
@@ -180,6 +183,7 @@ def test_every_section_stands_with_its_figures(html: str) -> None:
     assert "4/5" in text and "370.4 MB" in text and "0.9600" in text and "1 min 15 s" in text
     assert "41.23" in text and "0.5123" in text and "released code's conventions" in text
     assert "python -m jobs cache <demo>" in text and "<demo>" not in html
+    assert "JPEG costs" in text and "0.9877" in text
     assert "paper, Table" not in text
 
 
@@ -213,6 +217,12 @@ def test_only_what_is_there_is_shown(tmp_path: Path) -> None:
     write_json(tmp_path / "evaluate-nyud" / "metrics.json", {"metrics": {"edge": 70.0}, "pictures": ["gone"]})
     page = Page(write_report(tmp_path).read_text())
     assert "total loss" in page.text and "70.00" in page.text and "per teacher" not in page.text
+
+
+def test_similarity_scored_later_is_shown(tmp_path: Path) -> None:
+    write_json(tmp_path / "evaluate-similarity" / "similarity.json", similarities(0.7))
+    text = Page(write_report(tmp_path).read_text()).text
+    assert "0.7100" in text and "Task metrics: python -m jobs evaluate" in text
 
 
 def test_names_from_files_cannot_become_markup(tmp_path: Path) -> None:
@@ -325,8 +335,11 @@ def test_published_rows_stand_beside_paper_recipes_only() -> None:
         MISSING,
         "0.50",
     ]
-    assert published_similarity(paper, ["dinov2_b", "clip_b", "sam_b"])["sam_b"] == 0.8369
-    assert published_similarity(paper, ["dinov2_b"]) == {}
+    teachers = ["dinov2_b14", "timmclip_b16", "sam_b16"]
+    assert published_similarity(paper, teachers)["sam_b16"] == 0.8369
+    assert published_similarity(paper, teachers[:1]) == {}
+    assert published_similarity(paper, ["dinov2_l14", *teachers[1:]]) == {}
+    assert published_similarity({**paper, "student": {"arch": "vit_large_patch16"}}, teachers) == {}
 
 
 def test_summary_for_the_terminal_leaves_out_what_is_missing(run: Path, tmp_path: Path) -> None:
@@ -339,6 +352,8 @@ def test_metric_that_stands_in_is_named() -> None:
     scores = {"metrics": {"edge": 0.123456}, "names": {"edge": "boundary_loss"}, "images": 1}
     assert metrics_table(scores).header[1] == "Boundary boundary loss ↓"
     assert metrics_table(scores).rows[-1][1] == "0.1235"
+    beside = metrics_table(scores, PUBLISHED["nyud", "ViT-B"]).rows[0]
+    assert beside == ("Single-task baseline (paper, Table 14)", MISSING, "0.00")
     assert metrics_table({"metrics": {"edge": 70.0}}).header[1] == "Boundary odsF % ↑"
 
 
