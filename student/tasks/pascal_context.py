@@ -63,12 +63,16 @@ class PascalContext:
         self.tasks = tuple(out_channels("pascal_context", tasks))
         self.root = find_root(path, DATASETS["pascal_context"], "JPEGImages")
         self.ids = read_ids(self.root / "ImageSets" / "Context" / f"{split}.txt")
+        people = self._people(split) if "human_parts" in self.tasks else set()
+        if self.tasks == ("human_parts",):
+            self.ids = [name for name in self.ids if name in people]
         needed = ["image", *self.tasks, *(["label_map"] if "normals" in self.tasks else [])]
-        self.paths = {name: Files(self.root, PLACES[name]).require(self.ids, name) for name in needed}
+        self.paths = {}
+        for name in needed:
+            ids = [i for i in self.ids if i in people] if name == "human_parts" else self.ids
+            self.paths[name] = Files(self.root, PLACES[name]).require(ids, name)
         if "normals" in self.tasks:
             self.normal_classes = _normal_classes(self.root / "json")
-        if self.tasks == ("human_parts",):
-            self.ids = self._with_people(split)
 
     def read(self, index: int) -> dict[str, Any]:
         """The sample at this position of the split."""
@@ -79,6 +83,8 @@ class PascalContext:
         return {"id": name, "image": image, **labels}
 
     def _read(self, task: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if task == "human_parts" and name not in self.paths[task]:
+            return np.zeros(shape[:2], np.uint8)
         path = self.paths[task][name]
         if task == "human_parts":
             return _human_parts(path, shape)
@@ -90,18 +96,17 @@ class PascalContext:
         known = np.isin(fit(_label_map(label_map), shape), self.normal_classes)
         return fit(read_normals(path, self.compat), shape) * known[..., None]
 
-    def _with_people(self, split: str) -> list[str]:
+    def _people(self, split: str) -> set[str]:
+        """The images that show a person: the only ones whose parts are looked at."""
         path = self.root / "ImageSets" / "Parts" / f"{split}.txt"
-        if not path.is_file():
-            raise DatasetError(
-                f"{path} is missing: JSON with the categories of each image; "
-                "unpack the archive again, or train human_parts with a second task"
-            )
         categories = _read_json(path)
-        ids = [name for name in self.ids if PERSON in map(int, categories.get(name, ()))]
-        if not ids:
-            raise DatasetError(f"{path} lists no image with a person (category {PERSON})")
-        return ids
+        people = {name for name in self.ids if PERSON in map(int, categories.get(name, ()))}
+        if not people:
+            raise DatasetError(
+                f"{path} lists no image of the split with a person (category {PERSON}); unpack the archive "
+                "again, or leave human_parts out of dataset.tasks"
+            )
+        return people
 
 
 def _normal_classes(folder: Path) -> list[int]:

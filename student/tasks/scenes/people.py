@@ -23,16 +23,16 @@ HAIRS: tuple[Colour, ...] = (
 DARK = Material(hsv(0.07, 0.5, 0.15), gloss=0.5)
 
 
-def person(rng: np.random.Generator, *, sitting: bool = False) -> Assembly:
-    """One person in a drawn pose and drawn clothes; sitting: on a seat 0.45 m high behind the knees."""
+def person(rng: np.random.Generator) -> Assembly:
+    """One standing person in a drawn pose and drawn clothes."""
     body = Assembly("person")
     clothes = Clothes(rng)
     size = rng.uniform(0.9, 1.06)
-    hips = 0.5 if sitting else 0.92 * size
+    hips = 0.92 * size
     _trunk(body, clothes, hips, size)
     for side in (-1, 1):
         _arm(body, clothes, rng, (side * 0.2 * size, hips + 0.5 * size, 0.0), size)
-        _leg(body, clothes, rng, (side * 0.095 * size, hips, 0.0), size, sitting)
+        _leg(body, clothes, rng, (side * 0.095 * size, hips, 0.0), size)
     return body
 
 
@@ -92,14 +92,12 @@ def _arm(body: Assembly, clothes: Clothes, rng: np.random.Generator, shoulder: t
     body.ball(hand, (0.045 * size, 0.06 * size, 0.05 * size), clothes.skin, part=f"{one}hand")
 
 
-def _leg(
-    body: Assembly, clothes: Clothes, rng: np.random.Generator, hip: tuple, size: float, sitting: bool
-) -> None:
+def _leg(body: Assembly, clothes: Clothes, rng: np.random.Generator, hip: tuple, size: float) -> None:
     one = "l" if hip[0] > 0 else "r"
     spread = np.sign(hip[0]) * rng.uniform(0.02, 0.12)
-    swing = 1.5 if sitting else rng.uniform(-0.25, 0.3)
+    swing = rng.uniform(-0.25, 0.3)
     knee = hip + 0.43 * size * _down(spread, swing)
-    ankle = knee + (max(knee[1] - 0.09, 0.1)) * _down(spread / 2, 0.0 if sitting else min(swing, 0) - 0.05)
+    ankle = knee + (max(knee[1] - 0.09, 0.1)) * _down(spread / 2, min(swing, 0) - 0.05)
     ankle[1] = max(ankle[1], 0.08)
     body.limb(hip, knee, 0.078 * size, clothes.trousers, part=f"{one}uleg")
     body.limb(knee, ankle, 0.056 * size, clothes.trousers, part=f"{one}lleg")

@@ -233,13 +233,17 @@ def test_a_task_that_is_not_asked_for_may_be_missing(copy_of: Copy) -> None:
     assert set(PascalContext(root, "train", ("semseg", "sal")).read(0)) == {"id", "image", "semseg", "sal"}
 
 
-def test_parts_list_is_needed_where_people_decide(copy_of: Copy) -> None:
+def test_the_parts_list_says_who_has_people(copy_of: Copy) -> None:
     root = copy_of("PASCALContext")
-    (root / "ImageSets" / "Parts" / "train.txt").write_text('{"2012_000001": [9]}')
-    with pytest.raises(DatasetError, match="lists no image with a person"):
-        PascalContext(root, "train", ("human_parts",))
-    (root / "ImageSets" / "Parts" / "train.txt").unlink()
-    with pytest.raises(DatasetError, match="train human_parts with a second task"):
+    (root / "human_parts" / "2012_000004.mat").unlink()
+    label = PascalContext(root, "train", ("human_parts", "sal")).read(3)["human_parts"]
+    assert label.shape == SIZE and not label.any()
+    parts = root / "ImageSets" / "Parts" / "train.txt"
+    parts.write_text('{"2012_000001": [9]}')
+    with pytest.raises(DatasetError, match="lists no image of the split with a person"):
+        PascalContext(root, "train", ("human_parts", "sal"))
+    parts.unlink()
+    with pytest.raises(DatasetError, match=r"Parts.train\.txt is no readable JSON"):
         PascalContext(root, "train", ("human_parts",))
 
 
