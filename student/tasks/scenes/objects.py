@@ -21,14 +21,10 @@ class Assembly:
         self.thing = THING_NAMES.index(thing)
         self.solids: list[Solid] = []
 
-    def add(
-        self, shape: str, centre: Vector, half: Vector, material: Material, *, turn: np.ndarray | None = None
-    ) -> None:
-        """One more piece; see Solid for what `half` means per shape."""
-        turn = np.eye(3) if turn is None else turn
-        self.solids.append(
-            Solid(shape, np.array(centre, float), np.array(half, float), turn, material, self.thing, 0)
-        )
+    def add(self, shape: str, centre: Vector, half: Vector, material: Material) -> None:
+        """One more piece, upright; see Solid for what `half` means per shape."""
+        middle, extent = np.array(centre, float), np.array(half, float)
+        self.solids.append(Solid(shape, middle, extent, np.eye(3), material, self.thing, 0))
 
     def limb(self, start: Vector, end: Vector, radius: float, material: Material, *, part: str = "") -> None:
         """A capsule from one joint to the next."""
