@@ -15,7 +15,7 @@ from storage.config import CodecConfig
 from storage.errors import AmbiguousColumn, CacheError, MissingData
 from storage.layout import Column
 from storage.manifest import Invariants, SampleRow, Segment, Shard, segment_shards
-from storage.publish import discard
+from storage.publish import discard, drop
 from storage.reading import Reader
 from storage.store import Store, open_store
 from storage.writing import FeatureWriter, write_images
@@ -133,7 +133,7 @@ class Cache:
             if other := found.get(column.teacher):
                 raise AmbiguousColumn(
                     f"{self.url} has {column.teacher} twice, as {other.fingerprint} and "
-                    f"{column.fingerprint}; say which fingerprint is meant, or delete the other column"
+                    f"{column.fingerprint}; say which fingerprint is meant, or drop the other column"
                 )
             found[column.teacher] = column
         return found
@@ -155,6 +155,21 @@ class Cache:
         """Take a shard of a column out of the cache, to be extracted again. Nothing may write meanwhile."""
         discard(self.store, column, shard_index)
         self._log.forget(column)
+        self._reader.forget()
+
+    def drop(self, column: Column) -> None:
+        """Take a teacher's column out of the cache, its commits first. Nothing may write it meanwhile.
+
+        Raises CacheError for the images, which every column is about.
+        """
+        if column.is_images:
+            raise CacheError(
+                f"every column of {self.url} is about its images; delete the whole cache instead"
+            )
+        drop(self.store, column)
+        self._log.forget(column)
+        self._docs.pop(column, None)
+        self._codecs.pop(column, None)
         self._reader.forget()
 
     # columns of features
@@ -243,6 +258,7 @@ class Cache:
         paths = self.store.list(layout.SEGMENTS + "/")
         self.segments = tuple(manifest.read_segment(self.store.read(path), path) for path in paths)
         per_shard = self.invariants.samples_per_shard
+        manifest.check_segments(self.segments, per_shard)
         self._shards = tuple(
             shard for segment in self.segments for shard in segment_shards(segment, per_shard)
         )

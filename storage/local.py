@@ -71,6 +71,11 @@ class LocalStore:
             os.link(temporary, target)
         except FileExistsError:
             return False
+        except PermissionError:
+            raise CacheError(
+                f"the file system of {self.root} refuses hard links, which make a commit exclusive; "
+                "put the cache on another file system or in an object store"
+            ) from None
         finally:
             temporary.unlink()
         _sync_folder(target.parent)

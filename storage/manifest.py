@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError, field_validator
 
 from storage.config import CacheConfig, Frozen, JpegConfig, ViewConfig
-from storage.errors import FormatError
+from storage.errors import CorruptObject, FormatError
 from storage.identity import seal, sha256, unseal
+from storage.layout import segment_path
 
 
 class Invariants(Frozen):
@@ -147,6 +148,18 @@ def segment_shards(segment: Segment, samples_per_shard: int) -> list[Shard]:
         for view in range(segment.views)
         for at, first in enumerate(starts)
     ]
+
+
+def check_segments(segments: Sequence[Segment], samples_per_shard: int) -> None:
+    """Raises CorruptObject unless each segment is in its place and begins where the one before ends."""
+    next_shard = 0
+    for number, segment in enumerate(segments, 1):
+        if (segment.index, segment.first_shard) != (number, next_shard):
+            raise CorruptObject(
+                segment_path(number),
+                f"it is segment {segment.index} from shard {segment.first_shard}, not {number} from {next_shard}",
+            )
+        next_shard += segment.views * -(-segment.keys // samples_per_shard)
 
 
 def write_invariants(invariants: Invariants) -> bytes:

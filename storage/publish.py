@@ -68,6 +68,12 @@ def discard(store: Store, column: Column, shard: int) -> None:
         store.delete(path)
 
 
+def drop(store: Store, column: Column) -> None:
+    """Take a column of features out of a cache: commits before objects. Nothing may write it meanwhile."""
+    for path in [*store.list(layout.commit_folder(column) + "/"), *store.list(column.path + "/")]:
+        store.delete(path)
+
+
 def _put_object(store: Store, name: str, data: Data, digest: str) -> None:
     while not store.put_new(name, data):
         # a loser of the race may delete its object, which was ours as well, between these calls

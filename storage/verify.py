@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from storage import layout, manifest
+from storage import layout
 from storage.audit import ColumnAudit, Problem, audit_commit, audit_registration, audit_samples
 from storage.cache import Cache
 from storage.commits import Commit, is_compaction
@@ -70,12 +70,11 @@ class _Verification:
         self.deep = depth == "checksums"
         self.progress = progress
         self.report = report
-        self.named: set[str] = {layout.INVARIANTS}
+        self.named = {layout.INVARIANTS, *(layout.segment_path(segment.index) for segment in cache.segments)}
         """Every path that should be there."""
 
     def run(self) -> None:
         """Fill the report."""
-        self._segments()
         paths = self.store.list()
         columns = [Column.images(), *_feature_columns(paths)]
         audits = [ColumnAudit(self.store, column, paths) for column in columns]
@@ -84,18 +83,6 @@ class _Verification:
             self._column(audit, images)
         self._shards(audits)
         self._orphans(paths)
-
-    def _segments(self) -> None:
-        next_shard = 0
-        for number, segment in enumerate(self.cache.segments, 1):
-            path = layout.segment_path(number)
-            self.named.add(path)
-            if (segment.index, segment.first_shard) != (number, next_shard):
-                self._problem(
-                    path, None, None, f"it is segment {segment.index} from shard {segment.first_shard}"
-                )
-            shards = manifest.segment_shards(segment, self.cache.invariants.samples_per_shard)
-            next_shard = segment.first_shard + len(shards)
 
     def _column(self, audit: ColumnAudit, images: dict[int, Commit]) -> None:
         """A column's registration and commits, and how these agree with the images'."""

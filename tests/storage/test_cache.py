@@ -305,3 +305,20 @@ def test_lost_and_damaged_objects_are_named_when_read(tmp_path: Path) -> None:
             call(Cache.open(str(tmp_path)))
         cache.store.replace(path, data)
         call(Cache.open(str(tmp_path)))
+
+
+def test_dropping_a_column_leaves_the_others_alone(tmp_path: Path, container: str) -> None:
+    cache = make_cache(str(tmp_path), container, views=1)
+    alpha, beta = cache.teacher_columns().values()
+    cache.compact(alpha)
+    rest = [path for path in cache.store.list() if "/alpha/" not in path]
+    cache.drop(alpha)
+    assert cache.store.list() == rest and cache.teacher_columns() == {"beta": beta}
+    assert verify(cache).ok and cache.missing(alpha) == [0, 1, 2]
+    with pytest.raises(MissingData, match="no column"):
+        cache.codec(alpha)
+    with pytest.raises(CacheError, match="about its images"):
+        cache.drop(Column.images())
+    assert register(cache, "alpha", CodecConfig()) == alpha
+    put_features(cache, alpha, 0)
+    assert cache.missing(alpha) == [1, 2]

@@ -229,3 +229,15 @@ def test_statistics_are_the_same_bytes_and_come_back() -> None:
     assert save_stats(dict(reversed(found.items()))) == data
     back = load_stats(data)
     assert back.keys() == found.keys() and all(torch.equal(back[name], found[name]) for name in found)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_encodes_and_decodes_as_the_cpu_does(codec: Codec) -> None:
+    levels = maps()
+    here, there = codec.encode(levels), codec.encode([level.cuda() for level in levels])
+    # a division may round the other way: a step of one code, in few places
+    assert np.abs(here.codes[:, :32].astype(np.float32) - there.codes[:, :32]).max() <= 1
+    np.testing.assert_allclose(there.fidelity, here.fidelity, atol=1e-6)
+    codes = [*here.codes, None]
+    for cpu, gpu in zip(codec.decode(codes, "cpu"), codec.decode(codes, "cuda"), strict=True):
+        torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-6, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -14,6 +15,7 @@ import webdataset
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from storage.cache import Cache
 from storage.commits import ByteRange, Commit, ObjectRef
@@ -25,6 +27,9 @@ from storage.identity import escape_key, sample_key
 from tests.storage.sample_cache import make_cache
 
 RECORDS = st.lists(st.none() | st.binary(max_size=600).map(add_crc), min_size=1, max_size=6)
+
+
+PATHS = st.binary(min_size=1, max_size=120).filter(lambda raw: b"\0" not in raw).map(os.fsdecode)
 
 
 def keys_of(count: int) -> list[str]:
@@ -160,6 +165,27 @@ def test_stock_zarr_reads_the_same_codes(tmp_path: Path, lossless: str) -> None:
                 record = records[row] if row < shard.rows else None
                 wanted = fill if record is None else codec.unpack(record)
                 np.testing.assert_array_equal(whole[3 * shard.index + row], wanted)
+
+
+@given(st.lists(PATHS, min_size=1, max_size=5, unique=True))
+def test_stock_webdataset_keeps_any_key_whole(paths: list[str]) -> None:
+    keys = [sample_key(escape_key(path), 3) for path in paths]
+    packed = TarContainer().pack(keys, [add_crc(key.encode()) for key in keys], "int8")
+    files = tar_file_expander([{"url": "x.tar", "stream": io.BytesIO(packed.data)}])
+    assert [(sample["__key__"], sample["int8"]) for sample in group_by_keys(files)] == [
+        (key, add_crc(key.encode())) for key in keys
+    ]
+
+
+def test_stock_zarr_feels_damage_too(tmp_path: Path) -> None:
+    cache = make_cache(str(tmp_path), "zarr", views=1)
+    column = cache.teacher_columns()["alpha"]
+    path = cache.store.local_path(cache.committed(column)[0].records.name)
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    array = zarr.open_array(cache.store.local_path(column.path), mode="r")
+    with pytest.raises(ValueError, match="checksum"):
+        array[0]
 
 
 def test_changing_container_is_a_byte_copy(tmp_path: Path) -> None:

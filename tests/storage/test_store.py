@@ -132,3 +132,13 @@ def test_urls(tmp_path: Path) -> None:
     assert open_store(str(tmp_path)).local_path("a/b") == tmp_path / "a/b"
     remote = open_store("memory://x/y")
     assert isinstance(remote, RemoteStore) and remote.local_path("a") is None
+
+
+def test_a_file_system_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    with pytest.raises(CacheError, match="refuses hard links"):
+        LocalStore(tmp_path).put_new("x", b"")
+    assert not list(tmp_path.iterdir())

@@ -104,28 +104,32 @@ def test_a_missing_commit_is_a_missing_shard(copy: Path) -> None:
     assert [(problem.shard, problem.what) for problem in problems] == [(2, "the shard is not committed")]
 
 
-@pytest.mark.parametrize("folder", ["commits/images", "images", "samples", "segments"])
+@pytest.mark.parametrize("folder", ["commits/images", "images", "samples"])
 def test_swapped_files_are_both_named(copy: Path, folder: str) -> None:
-    if folder == "segments":
-        make_cache(str(copy), copy_container(copy), views=3)
-    first, second = sorted(path for path in (copy / folder).iterdir() if "compact" not in path.name)[:2]
-    one, two = first.read_bytes(), second.read_bytes()
-    first.write_bytes(two)
-    second.write_bytes(one)
-    assert {str(path.relative_to(copy)) for path in (first, second)} <= named(verify(str(copy)))
+    paths = sorted(str(path.relative_to(copy)) for path in (copy / folder).iterdir())[:2]
+    swap(copy, *paths)
+    assert set(paths) <= named(verify(str(copy)))
 
 
-def copy_container(folder: Path) -> str:
-    return Cache.open(str(folder)).invariants.container
+def test_swapped_or_lost_segments_are_named(tmp_path: Path) -> None:
+    make_cache(str(tmp_path), views=1)
+    make_cache(str(tmp_path), views=2)
+    swap(tmp_path, "segments/0001.json", "segments/0002.json")
+    assert named(verify(str(tmp_path))) == {"segments/0001.json"}
+    (tmp_path / "segments/0002.json").unlink()
+    assert named(verify(str(tmp_path))) == {"segments/0001.json"}
+
+
+def swap(folder: Path, one: str, other: str) -> None:
+    first, second = (folder / one).read_bytes(), (folder / other).read_bytes()
+    (folder / one).write_bytes(second)
+    (folder / other).write_bytes(first)
 
 
 def test_swapped_feature_objects_are_both_named(copy: Path) -> None:
     cache = Cache.open(str(copy))
     names = [cache.committed(cache.teacher_columns()["beta"])[shard].records.name for shard in (0, 3)]
-    first, second = (copy / name for name in names)
-    content = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(content)
+    swap(copy, *names)
     assert set(names) <= named(verify(cache))
 
 
