@@ -185,7 +185,6 @@ def conclude(
     committed = sum(len(cache.committed(column)) for column in (Column.images(), *columns.values()))
     summary = {
         **provenance(recipe, "extract"),
-        "resolved": recipe.model_dump(mode="json"),
         "shards_done": progress.done,
         "images": progress.rows,
         "quarantined": progress.quarantined,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -52,7 +53,10 @@ def main(argv: list[str]) -> int:
     for name, cosine in jpeg.items():
         sys.stdout.write(f"{name}: cosine {cosine:.5f} between maps of JPEG and of raw pixels\n")
     if options.out:
-        save(cache, options, {"rows": rows, "jpeg_cosine": jpeg})
+        document: dict[str, Any] = {"rows": rows}
+        if jpeg:
+            document["jpeg"] = {"cosine": jpeg, "of": jpeg_identity(cache, options)}
+        save(cache, options, document)
     return 0
 
 
@@ -86,11 +90,31 @@ def sample_maps(cache: Any, samples: int) -> tuple[list[Any], dict[str, list[Any
 
 
 def jpeg_cosines(cache: Any, options: InspectOptions) -> dict[str, float]:
-    """teacher -> cosine of its maps of raw and of stored pixels; says so when it cannot be measured."""
+    """teacher -> cosine of its maps of raw and of stored pixels; says so when it cannot be measured.
+
+    What inspect.json in the output folder holds of the same columns and samples is not measured again.
+    """
     from jobs.jpeg_check import measure
 
+    if (known := measured_before(cache, options)) is not None:
+        return known
     try:
         return measure(cache, samples=options.jpeg_samples, source=options.source, weights=options.weights)
     except (ValueError, OSError) as error:
         log.warning("JPEG against raw pixels is not measured: %s", error)
         return {}
+
+
+def measured_before(cache: Any, options: InspectOptions) -> dict[str, float] | None:
+    """The cosines in the output folder's inspect.json, if they are of these columns and samples."""
+    path = options.out / "inspect.json" if options.out else None
+    if path is None or not path.is_file():
+        return None
+    known = json.loads(path.read_text()).get("jpeg", {})
+    return known.get("cosine") if known.get("of") == jpeg_identity(cache, options) else None
+
+
+def jpeg_identity(cache: Any, options: InspectOptions) -> dict[str, Any]:
+    """What the measurement depends on."""
+    columns = {name: column.fingerprint for name, column in cache.teacher_columns().items()}
+    return {"columns": columns, "samples": options.jpeg_samples}

@@ -44,7 +44,7 @@ def last_extraction(cache: Cache) -> dict[str, Any]:
     logs = [path for path in cache.store.list("logs/") if path.rpartition("/")[2].startswith("extract-")]
     if not logs:
         raise ValueError(f"{cache.url} has no extraction log; name --source and --weights")
-    return json.loads(cache.store.read(logs[-1]))["resolved"]
+    return json.loads(cache.store.read(logs[-1]))["recipe"]
 
 
 def pixel_pairs(cache: Cache, where: SourceConfig, samples: int) -> tuple[torch.Tensor, torch.Tensor]:

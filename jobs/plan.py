@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     from pipeline.macs import StudentSize
     from pipeline.plan import PlanInput, plan
     from pipeline.plan_table import format_plan
-    from student.stem import arch_of
+    from student.archs import arch_of
 
     arch = arch_of(recipe.student.arch)
     asked = PlanInput(

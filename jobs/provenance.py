@@ -1,4 +1,4 @@
-"""What exactly ran: the code and the libraries, by name and digest."""
+"""What exactly ran: the resolved recipe, the code and the libraries."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ LIBRARIES = (
 
 
 def provenance(recipe: Recipe, command: str) -> dict[str, Any]:
-    """Recipe name, command, git revision, digest of the code, Python and library versions."""
+    """The command, the recipe as resolved, git revision, digest of the code, Python and library versions."""
     return {
-        "recipe": recipe.name,
         "command": command,
-        "git": git_revision(),
+        "recipe": recipe.model_dump(mode="json"),
+        "revision": git_revision(),
         "code": code_digest(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
+        "libraries": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
     }
 
 

@@ -12,21 +12,20 @@ from pathlib import Path
 from jobs.config import Recipe
 from jobs.provenance import provenance
 
+RECORD = "run.json"
+
 
 @contextmanager
 def recorded(out: Path, recipe: Recipe, command: str, *, device: str = "cpu") -> Iterator[None]:
-    """Save the resolved recipe before the step, and what ran and how long after it (also when it fails)."""
+    """Write run.json before the step, and again with its duration after it (also when it fails)."""
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "recipe.json", recipe.model_dump(mode="json"))
-    started, clock = datetime.now(UTC), time.monotonic()
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    facts = provenance(recipe, command) | {"started": started, "seconds": None, "device": device}
+    write_json(out / RECORD, facts)
     try:
         yield
     finally:
-        facts = {
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - clock, 1),
-        }
-        write_json(out / "run.json", {**provenance(recipe, command), **facts, "device": device})
+        write_json(out / RECORD, facts | {"seconds": round(time.monotonic() - clock, 1)})
 
 
 def write_json(path: Path, document: object) -> None:
@@ -46,10 +45,9 @@ def complete(out: Path, recipe: Recipe, *, marker: str, sections: tuple[str, ...
     Raises:
         ValueError: the folder holds a step of another recipe; names the first value that differs.
     """
-    saved_at = out / "recipe.json"
-    if not saved_at.is_file():
+    if not (out / RECORD).is_file():
         return False
-    saved, now = json.loads(saved_at.read_text()), recipe.model_dump(mode="json")
+    saved, now = json.loads((out / RECORD).read_text())["recipe"], recipe.model_dump(mode="json")
     for section in sections:
         if saved.get(section) != now[section]:
             what = difference(saved.get(section, {}), now[section])

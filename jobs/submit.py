@@ -18,6 +18,7 @@ from jobs.ray_session import QUIET
 log = logging.getLogger(__name__)
 HOUSE = Path(__file__).parents[1]
 POLL_S = 0.5
+RAY_SAYS = ("Runtime env is setting up", "Running entrypoint for job")
 NOT_UPLOADED = [".git", ".venv", "runs", "tests", ".ci", ".mypy_cache", ".ruff_cache"]
 
 
@@ -35,6 +36,8 @@ def local_head() -> Iterator[Any]:
     import ray
     from ray.job_submission import JobSubmissionClient
 
+    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     port = free_port()
     ray.init(
         address="local",
@@ -78,10 +81,8 @@ def submit(client: Any, argv: Sequence[str]) -> None:
         raise
     info = client.get_job_info(job)
     if str(info.status) != "SUCCEEDED":
-        code = info.driver_exit_code
-        raise IncompleteError(
-            f"the job `{entrypoint}` ended with {info.status}, exit code {code}: {info.message}"
-        )
+        ended = f"{info.status.lower()} with exit code {info.driver_exit_code}"
+        raise IncompleteError(f"`{entrypoint}` {ended}; its log is above")
 
 
 def _follow(client: Any, job: str) -> None:
@@ -90,7 +91,7 @@ def _follow(client: Any, job: str) -> None:
         ended = client.get_job_status(job).is_terminal()
         text = client.get_job_logs(job)
         for line in text[shown:].splitlines():
-            if line.strip():
+            if line.strip() and not any(said in line for said in RAY_SAYS):
                 sys.stderr.write(f"    {line}\n")
         sys.stderr.flush()
         shown = len(text)

@@ -64,12 +64,20 @@ class Engine:
         job: what every worker needs.
         slots: number and size of the actors.
         stall_timeout_s: with nothing finished for this long the run stops and says what it waits for.
+        worker: what an actor is made of.
     """
 
-    def __init__(self, job: ExtractionJob, slots: Slots, *, stall_timeout_s: float) -> None:
+    def __init__(
+        self,
+        job: ExtractionJob,
+        slots: Slots,
+        *,
+        stall_timeout_s: float,
+        worker: type[ExtractionWorker] = ExtractionWorker,
+    ) -> None:
         self._job, self._slots = job, slots
         self._stall_timeout_s = stall_timeout_s
-        self._actor = ray.remote(ExtractionWorker).options(
+        self._actor = ray.remote(worker).options(
             num_cpus=slots.cpus, num_gpus=slots.gpus, max_restarts=0, max_task_retries=0
         )
         self._columns: Mapping[str, Column] = {}

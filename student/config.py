@@ -15,7 +15,7 @@ class StudentConfig(Frozen):
     """Student: TAS (timm ViT), one TSAP per teacher, MoR routers and heads."""
 
     arch: str = "vit_base_patch16"
-    """Name in student/stem.py's table: vit_small_patch16, vit_base_patch16, vit_large_patch16 or mini."""
+    """Name in student/archs.py's table: vit_small_patch16, vit_base_patch16, vit_large_patch16 or mini."""
     weights: str = "pretrained"
     """TAS initialisation: pretrained (timm), random:<seed>, or a safetensors file."""
     adapter_reduction: int = Field(4, ge=1)

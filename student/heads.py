@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from student.stem import LEVELS
+from student.archs import LEVELS
 
 
 class Head(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, cat
 
-Grid = tuple[int, int]
+from student.archs import Grid
 
 
 def resample_position(position: Tensor, old: Grid, new: Grid) -> Tensor:

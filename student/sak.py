@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from student.adapters import adapter_path
+from student.archs import LEVELS, Arch, Grid, arch_of
 from student.config import StudentConfig
-from student.position import Grid, resample_position
-from student.stem import LEVELS, Arch, arch_of, build_stem, seeded
+from student.position import resample_position
+from student.stem import build_stem, seeded
 from student.weights import load_initial
 
 Maps = list[Tensor]

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from student.archs import Grid
 from student.fit import misfit
-from student.position import Grid, resample_position
+from student.position import resample_position
 from student.stem import build_stem, seeded
 
 if TYPE_CHECKING:

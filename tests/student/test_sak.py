@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from torch.utils.flop_counter import FlopCounterMode
 
+from student.archs import ARCHS
 from student.config import StudentConfig
 from student.multitask import SAKMultiTask, build_multitask
 from student.position import resample_position
 from student.sak import SAK, build_student
-from student.stem import ARCHS
 
 PASCAL = {"semseg": 21, "human_parts": 7, "sal": 2, "normals": 3, "edge": 1}
 NYUD = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}

@@ -94,7 +94,7 @@ def test_what_cannot_be_had_says_what_to_do(tmp_path: Path, stage1) -> None:
 
 
 def test_pretrained_names_exist_in_timm() -> None:
-    from student.stem import ARCHS
+    from student.archs import ARCHS
 
     for arch in ARCHS.values():
         if arch.timm_id:
