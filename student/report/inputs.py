@@ -11,7 +11,7 @@ A run is one folder with one folder per step. The report reads files only; each 
     RUN/cache/inspect.png       a picture of decoded features (optional, any size)
 
     RUN/distill/metrics.jsonl   stage 1, per interval: {"step", "loss", "loss/<teacher>", "lr", ...}
-    RUN/distill/summary.json    {name: number or text}: shown as a list
+    RUN/distill/summary.json    {name: number}: shown as a list; other values are passed over
     RUN/distill/similarity_before.json, similarity_after.json
                                 what student.similarity returns: {teacher: {"flattened", "per_token", ...}};
                                 without the latter, RUN/evaluate-similarity/similarity.json is taken
@@ -19,7 +19,7 @@ A run is one folder with one folder per step. The report reads files only; each 
                                 "<teacher>.teacher", "<teacher>.before", "<teacher>.after" [n, h, w, 3]
 
     RUN/finetune-<dataset>/metrics.jsonl    stage 2: {"step", "loss", "loss/<task>", "distill/<teacher>", ...}
-    RUN/finetune-<dataset>/summary.json     {name: number or text}
+    RUN/finetune-<dataset>/summary.json     as in distill/
 
     RUN/evaluate-<dataset>/metrics.json     student.evaluate writes it: {"dataset", "images", "compat",
                                             "metrics": {task: value or null}, "names": {task: metric},

@@ -107,10 +107,18 @@ def curve_blocks(
             drawn = figures.svg(figures.curves(lines), f"{name}-{group or 'total'}")
             found.append((title, Markup(drawn)))
     blocks = [Block("curves", found)] if found else []
-    plain = {
-        key: tables.number(value) for key, value in summary.items() if not isinstance(value, dict | list)
+    facts = summary_facts(summary)
+    return blocks + ([Block("facts", facts)] if facts else [])
+
+
+def summary_facts(summary: Mapping[str, Any]) -> dict[str, str]:
+    """A summary's numbers for a reader: without where the files lie and how the run was resumed."""
+    kept = {key: value for key, value in summary.items() if key not in ("first_step", "steps_run")}
+    return {
+        key.replace("_", " "): tables.duration(value) if key == "seconds" else tables.number(value)
+        for key, value in kept.items()
+        if isinstance(value, int | float)
     }
-    return blocks + ([Block("facts", plain)] if plain else [])
 
 
 def similarity_blocks(run: Run) -> list[Block]:

@@ -165,8 +165,10 @@ def metric_of(task: str, scores: Mapping[str, Any]) -> MetricSpec:
 
 
 def score_title(task: str, metric: MetricSpec) -> str:
-    """`Semseg mIoU %`."""
-    return f"{task_spec(task).title} {metric.title} {metric.unit}".rstrip()
+    """`Semseg mIoU %`; the task is not said twice."""
+    title = task_spec(task).title
+    words = "" if metric.title.lower().startswith(title.lower()) else f"{title} "
+    return f"{words}{metric.title} {metric.unit}".rstrip()
 
 
 def score(value: float | None, metric: MetricSpec) -> str:

@@ -81,7 +81,8 @@ def make_run(folder: Path) -> Path:
     ]
     write_log(folder / "distill" / "metrics.jsonl", log)
     write_json(
-        folder / "distill" / "summary.json", {"steps": 9000, "images per second": 512.25, "nested": {}}
+        folder / "distill" / "summary.json",
+        {"steps": 9000, "seconds": 90.0, "student": "/home/x/y", "last": {}},
     )
     write_json(folder / "distill" / "similarity_before.json", similarities(0.1))
     write_json(folder / "distill" / "similarity_after.json", similarities(0.8))
@@ -183,6 +184,7 @@ def test_every_section_stands_with_its_figures(html: str) -> None:
     assert "4/5" in text and "370.4 MB" in text and "0.9600" in text and "1 min 15 s" in text
     assert "41.23" in text and "0.5123" in text and "released code's conventions" in text
     assert "python -m jobs cache <demo>" in text and "<demo>" not in html
+    assert "9,000" in text and "1 min 30 s" in text and "/home" not in html
     assert "JPEG costs" in text and "0.9877" in text
     assert "paper, Table" not in text
 
@@ -350,7 +352,7 @@ def test_summary_for_the_terminal_leaves_out_what_is_missing(run: Path, tmp_path
 
 def test_metric_that_stands_in_is_named() -> None:
     scores = {"metrics": {"edge": 0.123456}, "names": {"edge": "boundary_loss"}, "images": 1}
-    assert metrics_table(scores).header[1] == "Boundary boundary loss ↓"
+    assert metrics_table(scores).header[1] == "boundary loss ↓"
     assert metrics_table(scores).rows[-1][1] == "0.1235"
     beside = metrics_table(scores, PUBLISHED["nyud", "ViT-B"]).rows[0]
     assert beside == ("Single-task baseline (paper, Table 14)", MISSING, "0.00")
