@@ -29,6 +29,7 @@ from student.tasks.scenes.things import CONTEXT_CLASSES, CONTEXT_LABELS, NYU_LAB
 from student.tasks.spec import DATASETS, IGNORE, NYU_CLASSES, VOC_CLASSES
 
 SPLITS = ("train", "val")
+MAT_TEXT = b"MATLAB 5.0 MAT-file"
 DOG = VOC_CLASSES.index("dog")
 Write = Callable[[Path, str, Picture], Any]
 
@@ -190,7 +191,8 @@ def _npy(array: np.ndarray) -> bytes:
 def _mat(content: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     savemat(buffer, content, do_compression=True)
-    return buffer.getvalue()
+    # The first 116 bytes are a free text, where SciPy writes the time: the same scene is the same file.
+    return MAT_TEXT.ljust(116) + buffer.getvalue()[116:]
 
 
 def _put(path: Path, data: bytes | str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -23,7 +25,7 @@ from student.tasks.pascal_context import PascalContext
 from student.tasks.scenes.render import Picture, render
 from student.tasks.scenes.room import generate
 from student.tasks.scenes.things import CONTEXT_LABELS, NYU_LABELS, PART_NAMES, THING_NAMES, VOC_LABELS
-from student.tasks.scenes.write import write_nyud, write_pascal_context
+from student.tasks.scenes.write import _mat, write_nyud, write_pascal_context
 from student.tasks.spec import NYU_CLASSES
 from tests.student.tasks.scene_sets import SIZE, TASKS
 
@@ -316,3 +318,10 @@ def test_writing_again_keeps_and_another_request_is_refused(tmp_path: Path) -> N
 def test_scene_classes_are_those_of_the_table() -> None:
     assert [NYU_CLASSES[i] for i in NYU_LABELS[:3]] == ["wall", "floor", "ceiling"]
     assert len(NYU_CLASSES) == 40
+
+
+def test_a_mat_file_holds_no_time() -> None:
+    first = _mat({"x": np.arange(3)})
+    with patch("time.asctime", return_value="another day"):
+        assert _mat({"x": np.arange(3)}) == first
+    assert loadmat(io.BytesIO(first))["x"].tolist() == [[0, 1, 2]]
