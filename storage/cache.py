@@ -17,6 +17,7 @@ from storage.layout import Column
 from storage.manifest import Invariants, SampleRow, Segment, Shard, segment_shards
 from storage.publish import discard, drop
 from storage.reading import Reader
+from storage.segments import create_segment, load_segments, next_segment
 from storage.store import Store, open_store
 from storage.writing import FeatureWriter, write_images
 
@@ -47,7 +48,7 @@ class Cache:
         store = open_store(url)
         if not store.put_new(layout.INVARIANTS, manifest.write_invariants(invariants)):
             there = manifest.read_invariants(store.read(layout.INVARIANTS), layout.INVARIANTS)
-            _refuse_difference(url, there.doc(), invariants.doc())
+            manifest.refuse_difference(url, there, invariants)
         return Cache(store, invariants)
 
     @staticmethod
@@ -56,7 +57,7 @@ class Cache:
         store = open_store(url)
         try:
             data = store.read(layout.INVARIANTS)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise MissingData(
                 f"{url} is no cache: it has no {layout.INVARIANTS}; name a cache, or make one with extract"
             ) from None
@@ -87,24 +88,12 @@ class Cache:
         Saying it again does nothing; saying more views adds a segment with the new ones. Raises CacheError
         for another source or number of keys.
         """
-        for segment in self.segments:
-            if (segment.source, segment.keys) != (source_fingerprint, keys):
-                raise CacheError(
-                    f"cache {self.url} holds source {segment.source} with {segment.keys} keys, the recipe's "
-                    f"source is {source_fingerprint} with {keys}; extract it into a new cache"
-                )
-        have = sum(segment.views for segment in self.segments)
-        if views <= have:
-            return self.segments[-1]
-        segment = Segment(
-            index=len(self.segments) + 1,
-            source=source_fingerprint,
-            keys=keys,
-            views=views - have,
-            first_view=have,
-            first_shard=len(self._shards),
+        segment = next_segment(
+            self.segments, source=source_fingerprint, keys=keys, views=views, first_shard=len(self._shards)
         )
-        created = self.store.put_new(layout.segment_path(segment.index), manifest.write_segment(segment))
+        if segment is None:
+            return self.segments[-1]
+        created = create_segment(self.store, segment)
         self._load_segments()
         if not created:
             return self.add_segment(source_fingerprint, keys, views)
@@ -255,10 +244,8 @@ class Cache:
         return self._reader.read(column, shard_index, rows)
 
     def _load_segments(self) -> None:
-        paths = self.store.list(layout.SEGMENTS + "/")
-        self.segments = tuple(manifest.read_segment(self.store.read(path), path) for path in paths)
         per_shard = self.invariants.samples_per_shard
-        manifest.check_segments(self.segments, per_shard)
+        self.segments = load_segments(self.store, per_shard)
         self._shards = tuple(
             shard for segment in self.segments for shard in segment_shards(segment, per_shard)
         )
@@ -266,21 +253,8 @@ class Cache:
     def _write_array(self, column: Column) -> None:
         if column.is_images or self.invariants.container != "zarr":
             return
-        path, data = (
-            layout.zarr_path(column),
-            columns.zarr_json(self.teacher_doc(column), self.invariants, len(self._shards)),
-        )
+        path = layout.zarr_path(column)
+        data = columns.zarr_json(self.teacher_doc(column), self.invariants, len(self._shards))
         # views added to the cache make the array longer
         if not self.store.put_new(path, data) and self.store.read(path) != data:
             self.store.replace(path, data)
-
-
-def _refuse_difference(url: str, there: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> None:
-    for name, value in there.items():
-        if isinstance(value, dict):
-            _refuse_difference(url, value, wanted[name], f"{prefix}{name}.")
-        elif value != wanted[name]:
-            raise CacheError(
-                f"cache {url} holds {prefix}{name} = {value}, the recipe asks {wanted[name]}; "
-                f"extract into a new cache or set {prefix}{name} = {value}"
-            )

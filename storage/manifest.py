@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError, field_validator
 
 from storage.config import CacheConfig, Frozen, JpegConfig, ViewConfig
-from storage.errors import CorruptObject, FormatError
+from storage.errors import CacheError, FormatError
 from storage.identity import seal, sha256, unseal
-from storage.layout import segment_path
 
 
 class Invariants(Frozen):
@@ -150,16 +149,20 @@ def segment_shards(segment: Segment, samples_per_shard: int) -> list[Shard]:
     ]
 
 
-def check_segments(segments: Sequence[Segment], samples_per_shard: int) -> None:
-    """Raises CorruptObject unless each segment is in its place and begins where the one before ends."""
-    next_shard = 0
-    for number, segment in enumerate(segments, 1):
-        if (segment.index, segment.first_shard) != (number, next_shard):
-            raise CorruptObject(
-                segment_path(number),
-                f"it is segment {segment.index} from shard {segment.first_shard}, not {number} from {next_shard}",
+def refuse_difference(url: str, there: Invariants, wanted: Invariants) -> None:
+    """Raises CacheError where a cache's invariants differ from those wanted: the field and both values."""
+    _compare(url, there.doc(), wanted.doc(), "")
+
+
+def _compare(url: str, there: dict[str, Any], wanted: dict[str, Any], prefix: str) -> None:
+    for name, value in there.items():
+        if isinstance(value, dict):
+            _compare(url, value, wanted[name], f"{prefix}{name}.")
+        elif value != wanted[name]:
+            raise CacheError(
+                f"cache {url} holds {prefix}{name} = {value}, the recipe asks {wanted[name]}; "
+                f"extract into a new cache or set {prefix}{name} = {value}"
             )
-        next_shard += segment.views * -(-segment.keys // samples_per_shard)
 
 
 def write_invariants(invariants: Invariants) -> bytes:

@@ -11,7 +11,7 @@ from storage.config import CodecConfig
 from storage.containers.base import MISSING, Packed, encode_index
 from storage.identity import canonical_json
 
-_FILL: dict[str, int | str] = {"float16": "NaN", "int8": -128}
+_FILL: dict[str, int | str] = {"float16": "NaN", "int8": -(2**7), "int16": -(2**15), "int32": -(2**31)}
 """What a reader sees in rows without a record: values that no code has."""
 
 

@@ -113,6 +113,9 @@ def test_other_invariants_are_refused_with_both_values(tmp_path: Path, change: d
 def test_opening_what_is_no_cache(tmp_path: Path) -> None:
     with pytest.raises(MissingData, match=r"no cache: it has no cache\.json"):
         Cache.open(str(tmp_path))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(MissingData, match="no cache"):
+        Cache.open(str(tmp_path / "file"))
 
 
 def test_segments(tmp_path: Path) -> None:
