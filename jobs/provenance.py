@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from typing import Any
 from jobs.config import Recipe
 
 HOUSE = Path(__file__).parents[1]
+REVISION = "CUTLER_REVISION"
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -38,7 +40,12 @@ def provenance(recipe: Recipe, command: str) -> dict[str, Any]:
 
 
 def git_revision() -> str:
-    """The commit of the code, with `-dirty` for uncommitted changes; `unknown` outside a checkout."""
+    """The commit of the code, with `-dirty` for uncommitted changes; `unknown` outside a checkout.
+
+    A Ray job's working folder has no .git: whoever submits it says the revision in CUTLER_REVISION.
+    """
+    if said := os.environ.get(REVISION):
+        return said
     try:
         head = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

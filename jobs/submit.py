@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import IncompleteError
+from jobs.provenance import REVISION, git_revision
 from jobs.ray_session import QUIET
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def submit(client: Any, argv: Sequence[str]) -> None:
 
     entrypoint = shlex.join(["python", "-m", "jobs", *argv])
     log.info("ray job submit --working-dir . -- %s", entrypoint)
-    environment: dict[str, Any] = {"env_vars": dict(QUIET)}
+    environment: dict[str, Any] = {"env_vars": QUIET | {REVISION: git_revision()}}
     if (HOUSE / "pyproject.toml").is_file():
         environment |= {"working_dir": str(HOUSE), "excludes": NOT_UPLOADED}
     job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from jobs.cli import parse
 from jobs.errors import IncompleteError
 from storage.config import Frozen
+
+if TYPE_CHECKING:
+    from storage.verify import VerifyReport
 
 log = logging.getLogger(__name__)
 SHOWN = 50
@@ -23,6 +26,9 @@ class VerifyOptions(Frozen):
     """Folders or URLs of caches."""
     depth: Literal["commits", "checksums"] = "checksums"
     """commits: documents and sizes; checksums: every byte."""
+    discard: bool = False
+    """Take damaged shards and columns out of the cache, so that extract makes them again. Nothing may write
+    meanwhile."""
 
 
 def main(argv: list[str]) -> int:
@@ -30,20 +36,32 @@ def main(argv: list[str]) -> int:
     options = parse("verify", VerifyOptions, argv, recipe=False).options
     if not options.caches:
         raise ValueError("verify needs a cache: python -m jobs verify CACHE [CACHE ...]")
-    faults = sum(check(url, options.depth) for url in options.caches)
+    from storage.cache import Cache
+    from storage.mend import discard_damage
+    from storage.verify import verify
+
+    faults = 0
+    for url in options.caches:
+        report = verify(url, options.depth, progress=show if sys.stderr.isatty() else None)
+        tell(url, report)
+        faults += len(report.problems)
+        if options.discard and report.problems:
+            for done in discard_damage(Cache.open(url), report.problems):
+                log.warning("%s: %s", url, done)
     if faults:
-        raise IncompleteError(
-            f"{faults} problems; extract again what is named (rerun the same extract command)"
+        remedy = (
+            "now extract again"
+            if options.discard
+            else "discard the damage with --discard, then extract again"
         )
+        raise IncompleteError(f"{faults} problems; {remedy}")
     return 0
 
 
-def check(url: str, depth: Literal["commits", "checksums"]) -> int:
-    """Verify one cache, print what was found, and return the number of problems."""
+def tell(url: str, report: VerifyReport) -> None:
+    """Log what a verification found."""
     from storage.inspect import format_bytes
-    from storage.verify import verify
 
-    report = verify(url, depth, progress=show if sys.stderr.isatty() else None)
     for problem in report.problems[:SHOWN]:
         log.error("%s: %s", problem.path, problem.what)
     if len(report.problems) > SHOWN:
@@ -61,7 +79,6 @@ def check(url: str, depth: Literal["commits", "checksums"]) -> int:
         format_bytes(counts["bytes"]),
         counts["samples"],
     )
-    return len(report.problems)
 
 
 def show(done: int, total: int) -> None:

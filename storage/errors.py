@@ -36,7 +36,7 @@ class CorruptObject(CacheError):
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(
-            f"{path} is damaged: {why}; find all damage with `cutler verify`, mend with `cutler repair`"
+            f"{path} is damaged: {why}; take damaged shards out with `cutler verify CACHE --discard`, then extract"
         )
         self.path = path
         self.why = why

@@ -100,7 +100,7 @@ def cache_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             number(row["quarantined"]),
             format_bytes(row["bytes"]),
             number(row.get("bits_per_value"), 2),
-            *(number(lowest(row.get("fidelity"), key)) for key in ("min", "p1", "mean")),
+            *(number(lowest(row.get("fidelity"), key), 5) for key in ("min", "p1", "mean")),
         )
         for row in rows
     ]
