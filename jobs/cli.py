@@ -122,12 +122,25 @@ def one_line(box: str) -> str:
             break
         kept.append(re.sub(r"^─+\s*(.*?)\s*─*$", r"\1:", line))
     message = " ".join(kept[1:] if len(kept) > 1 else kept)
-    message = re.sub(r"\[type=.*", "", message)
-    message = re.sub(r"^Error parsing [\w.-]+: 1 validation error for \w+ (?:Value error, )?", "", message)
+    message = _of_pydantic(message)
     near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", " ".join(lines))
     if near:
         message += f"; did you mean {near.group(1)}?"
     return message.strip() or "the command line could not be read; see --help"
+
+
+def _of_pydantic(message: str) -> str:
+    """A validation error that tyro quotes, as `section.key = value: what is wrong`; else the message."""
+    fault = re.search(
+        r"^Error parsing ([\w.-]+): \d+ validation errors? for \w+ (?:(?!Value error)(\S+) )?"
+        r"(?:Value error, )?(.*?) \[type=\w+, input_value=(.*?), input_type=",
+        message,
+    )
+    if fault is None:
+        return message
+    section, key, what, value = fault.groups()
+    path = ".".join([*section.split(".")[1:], key or ""]).rstrip(".")
+    return f"{path} = {value}: {what}" if key else what
 
 
 def refuse_unknown_command(name: str, known: list[str]) -> None:

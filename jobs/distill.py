@@ -45,18 +45,20 @@ def main(argv: list[str]) -> int:
     from jobs.device import pick_device
 
     device = pick_device(options.device)
+    data, channels = open_data(recipe, options, device)
     with recorded(options.out, recipe, "distill", device=device):
-        run(recipe, options, device)
+        run(recipe, options, data, channels, device)
     return 0
 
 
-def run(recipe: Recipe, options: DistillOptions, device: str) -> dict[str, Any]:
+def run(
+    recipe: Recipe, options: DistillOptions, data: Any, channels: Mapping[str, tuple[int, ...]], device: str
+) -> dict[str, Any]:
     """Train; score against live fp32 teachers before and after where held-out images are given."""
     from jobs.runfolder import write_json
     from student.sak import build_student
     from student.stage1 import run_stage1
 
-    data, channels = open_data(recipe, options, device)
     student = build_student(recipe.student, channels, recipe.stage1.seed, image_size=recipe.views.size).to(
         device
     )

@@ -37,23 +37,22 @@ def main(argv: list[str]) -> int:
         return 0
     from jobs.device import pick_device
 
-    device = pick_device(options.device)
+    device, weights = pick_device(options.device), student_file(options.student)
     with recorded(options.out, recipe, "finetune", device=device):
-        run(recipe, options, device)
+        run(recipe, weights, options.out, device=device)
     return 0
 
 
-def run(recipe: Recipe, options: FinetuneOptions, device: str) -> dict[str, Any]:
+def run(recipe: Recipe, weights: Path, out: Path, *, device: str) -> dict[str, Any]:
     """Build the multi-task model from the distilled student and train it."""
     import torch
 
     from pipeline.teachers.committee import build_committee
     from student.stage2 import run_stage2
 
-    path = student_file(options.student)
-    model = build_model(recipe, weights=str(path))
+    model = build_model(recipe, weights=str(weights))
     committee = build_committee(recipe.committee, torch.device(device)) if recipe.stage2.gamma else None
-    return run_stage2(model, committee, recipe.dataset, recipe.stage2, out=options.out, device=device)
+    return run_stage2(model, committee, recipe.dataset, recipe.stage2, out=out, device=device)
 
 
 def student_file(path: Path) -> Path:
