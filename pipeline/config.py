@@ -31,6 +31,9 @@ class CommitteeConfig(Frozen):
     """imagenet: one mean and std for all, as the paper's authors do; pretrained: each teacher's own."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: autocast with an fp32 residual stream."""
+    padding: Literal["cut", "keep"] = "cut"
+    """SAM pads an image that is not square. cut: its maps end where the image ends, as the student's do;
+    keep: they cover the padding too, as in the authors' code, whose loss stretches the student over it."""
 
     @model_validator(mode="after")
     def _unique(self) -> CommitteeConfig:

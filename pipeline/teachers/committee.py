@@ -62,6 +62,7 @@ class Committee:
 
         Where its weights were found is no part of it: the digest says which they are.
         """
+        # `padding` is left out: it changes no square image's maps, and the views of a cache are always square
         spec = self._teachers[name].spec
         mean, std = pixel_stats(spec, self._config.normalisation)
         return {
@@ -89,7 +90,11 @@ def build_committee(config: CommitteeConfig, device: torch.device | str = "cpu")
     for spec in specs:
         network, digests[spec.name] = load_network(spec, config.weights)
         teachers[spec.name] = Teacher(
-            spec, network, normalisation=config.normalisation, precision=config.precision
+            spec,
+            network,
+            normalisation=config.normalisation,
+            precision=config.precision,
+            padding=config.padding,
         ).to(device)
     return Committee(teachers, digests, config=config, device=device)
 

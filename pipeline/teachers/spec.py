@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -16,6 +16,9 @@ _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 
 LEVELS = 4
+
+Padding = Literal["cut", "keep"]
+"""Whether level maps cover only the image, or the canvas's padding as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,10 @@ class TeacherSpec:
         return tuple(self.depth * (level + 1) // LEVELS - 1 for level in range(LEVELS))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Patch rows and columns of a level for an image of `height` x `width` pixels.
+        """Patch rows and columns that the network runs on for an image of `height` x `width` pixels.
 
         Border pixels that do not fill a patch are left out, as a convolution of stride `patch` does it. SAM
-        always sees its whole canvas.
+        always sees its whole canvas; what of it holds the image says `content_grid`.
 
         Raises:
             ValueError: the image is smaller than one patch.
@@ -79,14 +82,43 @@ class TeacherSpec:
             height = width = self.canvas
         return height // self.patch, width // self.patch
 
+    def content_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patch rows and columns that hold the image: `grid` without the canvas's padding.
+
+        A patch counts if at least half of it lies in the image, so the grid's edge is off the image's by half
+        a patch at most; one always counts. 448 x 576 px are 796 x 1024 of SAM's canvas: 50 x 64 patches.
+
+        Raises:
+            ValueError: the image is smaller than one patch.
+        """
+        rows, columns = self.grid(height, width)
+        if self.canvas is None:
+            return rows, columns
+        rows, columns = (
+            max(1, (side + self.patch // 2) // self.patch) for side in fitted(height, width, self.canvas)
+        )
+        return rows, columns
+
     def tokens(self, height: int, width: int) -> int:
         """Tokens in the sequence of an image of `height` x `width` pixels, class token included."""
         rows, columns = self.grid(height, width)
         return rows * columns + self.prefix_tokens
 
-    def level_shapes(self, height: int, width: int) -> tuple[tuple[int, int, int], ...]:
-        """`(channels, rows, columns)` of the four levels for an image of `height` x `width` pixels."""
-        return ((self.width, *self.grid(height, width)),) * LEVELS
+    def level_shapes(
+        self, height: int, width: int, *, padding: Padding = "cut"
+    ) -> tuple[tuple[int, int, int], ...]:
+        """`(channels, rows, columns)` of the four levels for an image of `height` x `width` pixels.
+
+        A square image fills its canvas, so `padding` makes no difference to it.
+        """
+        grid = self.content_grid(height, width) if padding == "cut" else self.grid(height, width)
+        return ((self.width, *grid),) * LEVELS
+
+
+def fitted(height: int, width: int, canvas: int) -> tuple[int, int]:
+    """Sides of a `height` x `width` image once its longest is `canvas`, in pixels rounded half up."""
+    scale = canvas / max(height, width)
+    return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
 _S, _B, _L = (384, 12, 6), (768, 12, 12), (1024, 24, 16)

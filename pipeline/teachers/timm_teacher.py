@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.teachers.sam_attention import FusedBlock
-from pipeline.teachers.spec import IMAGENET_MEAN, IMAGENET_STD, TeacherSpec
+from pipeline.teachers.spec import IMAGENET_MEAN, IMAGENET_STD, Padding, TeacherSpec, fitted
 
 Normalisation = Literal["imagenet", "pretrained"]
 Precision = Literal["fp32", "bf16"]
@@ -49,8 +49,7 @@ def fit_to_canvas(pixels: torch.Tensor, canvas: int) -> torch.Tensor:
         `[B, 3, canvas, canvas]`.
     """
     height, width = pixels.shape[-2:]
-    scale = canvas / max(height, width)
-    size = int(height * scale + 0.5), int(width * scale + 0.5)
+    size = fitted(height, width, canvas)
     if size != (height, width):
         pixels = F.interpolate(pixels, size=size, mode="bicubic", align_corners=False, antialias=False)
     return F.pad(pixels, (0, canvas - size[1], 0, canvas - size[0]))
@@ -64,6 +63,7 @@ class Teacher(nn.Module):
         network: its timm model from `build_network`, with values.
         normalisation: imagenet (as the paper's authors do for every teacher) or pretrained (its own).
         precision: bf16 runs the network under autocast; its residual stream, and so every level, stays fp32.
+        padding: cut leaves SAM's padding out of the maps, keep returns all patches of its canvas.
     """
 
     def __init__(
@@ -73,9 +73,10 @@ class Teacher(nn.Module):
         *,
         normalisation: Normalisation = "imagenet",
         precision: Precision = "fp32",
+        padding: Padding = "cut",
     ) -> None:
         super().__init__()
-        self.spec, self.network, self.precision = spec, network, precision
+        self.spec, self.network, self.precision, self.padding = spec, network, precision, padding
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in pixel_stats(spec, normalisation))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -83,7 +84,7 @@ class Teacher(nn.Module):
 
     def shapes(self, height: int, width: int) -> tuple[tuple[int, int, int], ...]:
         """`(channels, rows, columns)` of each level for images of `height` x `width` pixels."""
-        return self.spec.level_shapes(height, width)
+        return self.spec.level_shapes(height, width, padding=self.padding)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -96,7 +97,8 @@ class Teacher(nn.Module):
 
         Returns:
             Four float32 maps `[B, C, h, w]`: blocks L/4, L/2, 3L/4, L, patch tokens only. Their memory is
-            token-major (channels last), as the network left it.
+            token-major (channels last), as the network left it. All teachers' maps cover the image alone and
+            so lie on each other when stretched (paper eq. 5), unless `padding` is keep.
 
         Raises:
             ValueError: images of another shape or type.
@@ -105,7 +107,8 @@ class Teacher(nn.Module):
         pixels = self._prepare(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             levels = self._levels(pixels)
-        return [level.float() for level in levels]
+        _, rows, columns = self.shapes(*images.shape[-2:])[0]
+        return [level[..., :rows, :columns].float() for level in levels]
 
     def _prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised pixels of the size the network is run at."""

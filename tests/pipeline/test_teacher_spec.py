@@ -49,7 +49,7 @@ def test_the_real_architecture_has_the_stated_shapes(spec):
     teacher = Teacher(spec, network).to("meta")
     for size in ((384, 384), (448, 576)):
         levels = teacher._levels(teacher._prepare(torch.empty(2, 3, *size, device="meta")))
-        assert tuple(tuple(level.shape[1:]) for level in levels) == spec.level_shapes(*size)
+        assert tuple(tuple(level.shape[1:]) for level in levels) == spec.level_shapes(*size, padding="keep")
 
 
 @pytest.mark.parametrize("name", ["vit_b16", "dinov2_b14", "timmclip_b16", "siglip_b16", "sam_b16"])
@@ -78,6 +78,23 @@ def test_grids_of_the_paper():
         ("sam_b16", (512, 512)): (64, 64),
         ("sam_b16", (448, 576)): (64, 64),
     }
+
+
+def test_content_leaves_out_the_padding_of_sams_canvas():
+    sam = SPECS["sam_b16"]
+    assert sam.content_grid(448, 576) == (50, 64)  # 796 px are 49.75 patches
+    assert sam.content_grid(576, 448) == (64, 50)
+    assert sam.level_shapes(448, 576) == ((768, 50, 64),) * 4
+    assert sam.level_shapes(448, 576, padding="keep") == ((768, 64, 64),) * 4
+    assert sam.content_grid(1, 1000) == (1, 64)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
+def test_padding_changes_the_shapes_of_sam_alone_and_of_no_square_image(spec):
+    for side in (64, 112, 224, 379, 384, 512, 1500):
+        assert spec.level_shapes(side, side) == spec.level_shapes(side, side, padding="keep")
+    changed = spec.level_shapes(448, 576) != spec.level_shapes(448, 576, padding="keep")
+    assert changed == (spec.family == "sam")
 
 
 def test_levels_are_the_ends_of_the_four_quarters():

@@ -75,7 +75,7 @@ def test_maps_are_the_block_outputs_of_stock_timm(name, size):
         block.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     with torch.no_grad():
         model(pixels)
-    for level, output in zip(teacher_of(name)(images), outputs, strict=True):
+    for level, output in zip(teacher_of(name, padding="keep")(images), outputs, strict=True):
         if output.ndim == 3:  # tokens [B, N, C], the class token first
             output = output[:, spec.prefix_tokens :].unflatten(1, (rows, columns))
         torch.testing.assert_close(level, output.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
@@ -244,6 +244,7 @@ def test_identity_names_all_that_features_depend_on():
         for change in ({"precision": "bf16"}, {"normalisation": "pretrained"}, {"weights": "random:1"}):
             same_pixels = "normalisation" in change and name != "mini_clip"
             assert (committee_of(**change).identity(name) == identity) == same_pixels
+        assert committee_of(padding="keep").identity(name) == identity, "cached views are square"
         assert committee_of(teachers=(name,)).identity(name) == identity
 
 
