@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import torch
 
 from pipeline.calibrate import calibrate
 from pipeline.config import CommitteeConfig, ExtractConfig, SourceConfig
-from pipeline.features import Target, write_features
+from pipeline.features import write_features
 from pipeline.images import CropMaker, write_images
 from pipeline.sources import open_source
 from pipeline.teachers.committee import build_committee
@@ -54,6 +55,7 @@ class ShardResult:
     rows: int
     quarantined: int
     bytes: int = 0
+    """Written by this execution; images that were there before do not count."""
     feature_bytes: int = 0
     values: int = 0
     forwards: int = 0
@@ -72,7 +74,7 @@ class ExtractionWorker:
         self._maker = CropMaker(source, job.views, self._cache.invariants.jpeg, job.source.max_pixels)
         self._committee = build_committee(job.committee, torch.device(job.device))
         self._pool = ThreadPoolExecutor(job.threads, thread_name_prefix="cutler-extract")
-        self._targets: dict[str, Target] = {}
+        self._columns: Mapping[str, Column] = {}
 
     def register(self, calibration: Mapping[int, pa.Table]) -> dict[str, Column]:
         """Make each teacher's column known to the cache, calibrating its codec where the column is new.
@@ -82,30 +84,37 @@ class ExtractionWorker:
         """
         timers = Timers()
         for shard, entries in calibration.items():
-            self._images(shard, entries, timers)
+            if self._cache.commit_of(Column.images(), shard) is None:
+                self._images(shard, entries, timers)
+        libraries = {library: version(library) for library in LIBRARIES}
         size = self._job.views.size
-        columns = {}
-        for name in self._job.committee.teachers:
-            identity, shapes = self._committee.identity(name), self._committee.shapes(name, size, size)
-            codec = self._job.codec
-            column = Column.features(name, self._cache.column_fingerprint(identity, codec, shapes))
-            if column not in self._cache.columns():
-                libraries = {library: version(library) for library in LIBRARIES}
-                self._cache.register(name, identity, codec, shapes, self._calibrate(name, timers), libraries)
-            columns[name] = column
+        columns = {
+            name: self._cache.register(
+                name,
+                self._committee.identity(name),
+                self._job.codec,
+                self._committee.shapes(name, size, size),
+                partial(self._calibrate, name, timers),
+                libraries,
+            )
+            for name in self._job.committee.teachers
+        }
         self.use(columns)
         return columns
 
     def use(self, columns: Mapping[str, Column]) -> None:
-        """Write to these columns from now on."""
-        self._targets = {name: (column, self._cache.codec(column)) for name, column in columns.items()}
+        """Write to these columns from now on. Nothing is read yet: what is wrong with one fails a shard."""
+        self._columns = columns
 
     def run(self, shard: int, entries: pa.Table, missing: Sequence[str]) -> ShardResult:
         """Commit the images of `shard` if they are missing, then the columns of the teachers `missing`."""
         start, timers, forwards = time.perf_counter(), Timers(), self._committee.forwards
-        commits = [self._images(shard, entries, timers)]
+        there = self._cache.commit_of(Column.images(), shard)
+        images = there or self._images(shard, entries, timers)
+        features: list[Commit] = []
         if missing:
-            targets = {name: self._targets[name] for name in missing}
+            columns = {name: self._columns[name] for name in missing}
+            targets = {name: (column, self._cache.codec(column)) for name, column in columns.items()}
             written = write_features(
                 self._cache,
                 shard,
@@ -115,16 +124,21 @@ class ExtractionWorker:
                 pool=self._pool,
                 timers=timers,
             )
-            commits += written.values()
-        result = self._result(shard, commits)
-        result.forwards = self._committee.forwards - forwards
-        result.wall_s, result.seconds = time.perf_counter() - start, timers.seconds
-        return result
+            features += written.values()
+        new = features if there else [images, *features]
+        return ShardResult(
+            shard,
+            images.rows,
+            len(images.quarantined),
+            bytes=sum(ref.bytes for commit in new for ref in commit.objects),
+            feature_bytes=sum(commit.records.bytes for commit in features),
+            values=sum(int(commit.stats["values"]) for commit in features),
+            forwards=self._committee.forwards - forwards,
+            wall_s=time.perf_counter() - start,
+            seconds=timers.seconds,
+        )
 
     def _images(self, shard: int, entries: pa.Table, timers: Timers) -> Commit:
-        committed = self._cache.committed(Column.images())
-        if shard in committed:
-            return committed[shard]
         return write_images(self._cache, shard, entries, maker=self._maker, pool=self._pool, timers=timers)
 
     def _calibrate(self, name: str, timers: Timers) -> dict[str, torch.Tensor]:
@@ -136,15 +150,4 @@ class ExtractionWorker:
             batch_size=self._job.extract.batch_size,
             pool=self._pool,
             timers=timers,
-        )
-
-    def _result(self, shard: int, commits: list[Commit]) -> ShardResult:
-        images, *features = commits
-        return ShardResult(
-            shard,
-            images.rows,
-            len(images.quarantined),
-            bytes=sum(ref.bytes for commit in commits for ref in commit.objects),
-            feature_bytes=sum(commit.records.bytes for commit in features),
-            values=sum(int(commit.stats["values"]) for commit in features),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,26 +106,24 @@ class Cache:
     def columns(self) -> list[Column]:
         """The columns, complete or not: images first when any are committed, then features by teacher."""
         images = [Column.images()] if self.committed(Column.images()) else []
-        features = [
-            Column.features(teacher, fp)
-            for teacher in self.store.folders(layout.FEATURES)
-            for fp in self.store.folders(f"{layout.FEATURES}/{teacher}")
-        ]
-        return images + [column for column in features if self.store.exists(layout.teacher_path(column))]
+        return images + self._feature_columns()
 
     def teacher_columns(self) -> dict[str, Column]:
         """Teacher -> its column. Raises AmbiguousColumn when one has two."""
         found: dict[str, Column] = {}
-        for column in self.columns():
-            if column.teacher is None:
-                continue
-            if other := found.get(column.teacher):
+        for column in self._feature_columns():
+            teacher = str(column.teacher)
+            if other := found.get(teacher):
                 raise AmbiguousColumn(
-                    f"{self.url} has {column.teacher} twice, as {other.fingerprint} and "
+                    f"{self.url} has {teacher} twice, as {other.fingerprint} and "
                     f"{column.fingerprint}; say which fingerprint is meant, or drop the other column"
                 )
-            found[column.teacher] = column
+            found[teacher] = column
         return found
+
+    def commit_of(self, column: Column, shard_index: int) -> Commit | None:
+        """The commit of one shard, None while there is none; asks for that shard's document alone."""
+        return self._log.get(column, shard_index)
 
     def committed(self, column: Column) -> dict[int, Commit]:
         """Shard -> commit, of all shards committed now."""
@@ -175,12 +173,15 @@ class Cache:
         identity: Mapping[str, Any],
         codec: CodecConfig,
         shapes: Sequence[Sequence[int]],
-        stats: Stats,
+        calibrate: Callable[[], Stats],
         libraries: Mapping[str, str],
     ) -> Column:
-        """Make a teacher's column unless it is there; the first writer's `stats` and `libraries` hold."""
+        """Make a teacher's column, or find it; the first writer's statistics and `libraries` hold.
+
+        `calibrate` gives the statistics of the codec; it is called only where the column is new.
+        """
         doc = columns.make_doc(self.invariants, teacher, identity=identity, codec=codec, shapes=shapes)
-        column = columns.register(self.store, doc, stats, libraries)
+        column = columns.register(self.store, doc, calibrate, libraries)
         self._write_array(column)
         return column
 
@@ -242,6 +243,14 @@ class Cache:
     def read_records(self, column: Column, shard_index: int, rows: Sequence[int]) -> list[bytes | None]:
         """Records of rows of a shard, None for quarantined ones. Raises MissingData or CorruptObject."""
         return self._reader.read(column, shard_index, rows)
+
+    def _feature_columns(self) -> list[Column]:
+        found = [
+            Column.features(teacher, fp)
+            for teacher in self.store.folders(layout.FEATURES)
+            for fp in self.store.folders(f"{layout.FEATURES}/{teacher}")
+        ]
+        return [column for column in found if self.store.exists(layout.teacher_path(column))]
 
     def _load_segments(self) -> None:
         per_shard = self.invariants.samples_per_shard

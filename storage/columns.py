@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from storage import layout
@@ -54,13 +54,16 @@ def make_doc(
     }
 
 
-def register(store: Store, doc: TeacherDoc, stats: Stats, libraries: Mapping[str, str]) -> Column:
-    """Write codec.safetensors, then teacher.json, unless another writer did; the column."""
+def register(
+    store: Store, doc: TeacherDoc, calibrate: Callable[[], Stats], libraries: Mapping[str, str]
+) -> Column:
+    """Write codec.safetensors, then teacher.json, unless they are there; the column."""
     from storage.codecs import make_codec, save_stats
 
     column = Column.features(doc["teacher"], doc["fingerprint"])
     if store.exists(layout.teacher_path(column)):
         return column
+    stats = calibrate()
     codec = make_codec(CodecConfig.model_validate(doc["codec"]), doc["shapes"], stats)
     tensors = save_stats(stats)
     if not store.put_new(layout.codec_path(column), tensors):

@@ -35,7 +35,7 @@ def publish_claimed(store: Store, commit: Commit, data: Data) -> Commit:
     later finds an object, and by its digest the claim that describes it, and finishes that commit, whether
     its writer is slow or dead. A claim blocks nobody and never goes stale; it is removed with the commit.
 
-    Raises CorruptObject when the object under the name is nobody's: `cutler repair` removes it.
+    Raises CorruptObject when the object under the name is nobody's.
     """
     column, shard = Column(commit.column), commit.shard
     mine = layout.claim_path(column, shard, commit.records.sha256)

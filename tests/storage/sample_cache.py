@@ -84,7 +84,7 @@ def register(cache: Cache, teacher: str, codec: CodecConfig) -> Column:
     """The column of a teacher, calibrated on seeded maps."""
     calibrator = Calibrator(SHAPES[teacher])
     calibrator.update(maps(teacher, 99, 8))
-    return cache.register(teacher, IDENTITY, codec, SHAPES[teacher], calibrator.finish(), {"torch": "2"})
+    return cache.register(teacher, IDENTITY, codec, SHAPES[teacher], calibrator.finish, {"torch": "2"})
 
 
 def encode(cache: Cache, column: Column, shard: int, seed: int = 0):

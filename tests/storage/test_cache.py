@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from storage.cache import Cache
-from storage.codecs import load_stats
+from storage.codecs import Stats, load_stats
 from storage.config import CodecConfig, JpegConfig, ViewConfig
 from storage.errors import AmbiguousColumn, CacheError, CorruptObject, FormatError, MissingData, StaleColumn
 from storage.layout import Column
+from storage.local import LocalStore
 from storage.manifest import Invariants, SampleRow
 from storage.verify import verify
 from tests.storage.sample_cache import (
@@ -169,9 +170,51 @@ def test_registering_again_keeps_the_first_calibration(tmp_path: Path, container
     column = cache.teacher_columns()["beta"]
     before = {path: cache.store.read(path) for path in cache.store.list()}
     codec = CodecConfig(name="int8")
-    other = {name: 2 * tensor for name, tensor in cache_stats(cache, column).items()}
-    assert cache.register("beta", IDENTITY, codec, SHAPES["beta"], other, {"torch": "3"}) == column
+
+    def again() -> Stats:
+        raise AssertionError("a column that is there must not be calibrated again")
+
+    assert cache.register("beta", IDENTITY, codec, SHAPES["beta"], again, {"torch": "3"}) == column
     assert {path: cache.store.read(path) for path in cache.store.list()} == before
+
+
+def test_registering_again_writes_the_arrays_metadata_that_is_gone(tmp_path: Path) -> None:
+    """As after `verify --discard`, or a crash between adding views and making the arrays longer."""
+    cache = make_cache(str(tmp_path), "zarr", views=1)
+    column = cache.teacher_columns()["beta"]
+    before = cache.store.read(f"{column.path}/zarr.json")
+    cache.store.delete(f"{column.path}/zarr.json")
+    assert register(Cache.open(str(tmp_path)), "beta", CodecConfig(name="int8")) == column
+    assert cache.store.read(f"{column.path}/zarr.json") == before
+
+
+class CountingStore(LocalStore):
+    """A local store that counts listings and names what was read whole."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.listings, self.reads = 0, list[str]()
+
+    def list(self, prefix: str = "") -> list[str]:
+        self.listings += 1
+        return super().list(prefix)
+
+    def read(self, path: str) -> bytes:
+        self.reads.append(path)
+        return super().read(path)
+
+
+def test_one_shards_commit_costs_one_document(tmp_path: Path) -> None:
+    """A worker asks for each of its shards: listing all commits every time would be quadratic."""
+    made = make_cache(str(tmp_path), views=1)
+    store = CountingStore(tmp_path)
+    cache = Cache(store, made.invariants)
+    store.listings, store.reads = 0, []
+    commit = cache.commit_of(Column.images(), 1)
+    assert commit == made.committed(Column.images())[1] == cache.commit_of(Column.images(), 1)
+    assert cache.commit_of(Column.images(), 999_999) is None
+    assert store.listings == 0 and store.reads == [commit.path, "commits/images/999999.json"]
+    assert cache.teacher_columns() == made.teacher_columns() and store.listings == 0
 
 
 def cache_stats(cache: Cache, column: Column) -> dict[str, torch.Tensor]:
@@ -185,7 +228,7 @@ def test_two_calibrations_racing_leave_one_that_fits(tmp_path: Path) -> None:
     cache.store.delete(f"{column.path}/teacher.json")
     other = {name: 2 * tensor for name, tensor in cache_stats(cache, column).items()}
     again = Cache.open(str(tmp_path))
-    again.register("beta", IDENTITY, CodecConfig(name="int8"), SHAPES["beta"], other, {})
+    again.register("beta", IDENTITY, CodecConfig(name="int8"), SHAPES["beta"], lambda: other, {})
     assert again.codec(column).encode(maps("beta", 0, 1)).reasons == [None]
     assert verify(again).ok
 

@@ -56,8 +56,8 @@ class World:
     def _register(self, teacher: str) -> Column:
         calibrator = Calibrator(SHAPES)
         calibrator.update(self._maps(8))
-        stats = calibrator.finish()
-        return self.cache.register(teacher, {"weights": teacher}, CODECS[teacher], SHAPES, stats, {})
+        codec, stats = CODECS[teacher], calibrator.finish
+        return self.cache.register(teacher, {"weights": teacher}, codec, SHAPES, stats, {})
 
     def _fill(self, shard) -> None:
         keys = [f"{k}~v{shard.view}" for k in self.shuffled[shard.first : shard.first + shard.rows]]

@@ -43,7 +43,7 @@ class CachedTeachers:
         calibrator = Calibrator(shapes)
         calibrator.update(levels)
         return self.cache.register(
-            name, {"weights": name}, CodecConfig(name="f16"), shapes, calibrator.finish(), {}
+            name, {"weights": name}, CodecConfig(name="f16"), shapes, calibrator.finish, {}
         )
 
     def _fill(self, shard) -> None:
