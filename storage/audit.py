@@ -11,7 +11,7 @@ import numpy as np
 
 from storage import columns, layout
 from storage.cache import Cache
-from storage.commits import Commit, ObjectRef, is_compaction, read_commit, read_compaction
+from storage.commits import Commit, ObjectRef, read_commit, read_compaction
 from storage.containers.base import MISSING, load_index
 from storage.errors import CacheError, CorruptObject
 from storage.layout import Column
@@ -66,12 +66,12 @@ class ColumnAudit:
         folder = layout.commit_folder(self.column) + "/"
         names = [path for path in self.paths if path.startswith(folder)]
         for path in names:
-            shard = layout.committed_shard(path.removeprefix(folder))
-            if shard is not None:
+            name = path.removeprefix(folder)
+            if (shard := layout.committed_shard(name)) is not None:
                 self._commit(path, shard)
-            elif path.endswith(".claim.json"):
-                self._claim(path, int(path.removeprefix(folder)[:6]))
-        for path in filter(is_compaction, names):
+            elif (shard := layout.claimed_shard(name)) is not None:
+                self._claim(path, shard)
+        for path in filter(layout.is_compaction, names):
             self._compaction(path)
 
     def _commit(self, path: str, shard: int) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from storage import layout
 from storage.config import Frozen
-from storage.errors import CorruptObject, FormatError
+from storage.errors import CorruptObject
 from storage.identity import digest8, seal, sha256, unseal
 from storage.layout import Column
+from storage.manifest import validated
 from storage.store import Store
 
 
@@ -85,12 +86,8 @@ def write_commit(commit: Commit) -> bytes:
 
 
 def read_commit(data: bytes, path: str, column: Column, shard: int) -> Commit:
-    """The commit of `shard` of `column` in `data`. Raises CorruptObject when it is another's, or damaged."""
-    doc = unseal(data, path)
-    try:
-        commit = Commit.model_validate(doc)
-    except ValidationError as error:
-        raise FormatError(f"{path} is no commit of cache format 1: {error.errors()[0]['msg']}") from None
+    """The commit of `shard` of `column` in `data`. Raises CorruptObject or FormatError."""
+    commit = validated(Commit, unseal(data, path), path)
     if (commit.column, commit.shard) != (column.path, shard):
         raise CorruptObject(path, f"it is the commit of shard {commit.shard} of {commit.column}")
     return commit
@@ -120,7 +117,7 @@ class CommitLog:
             shard for name in names if (shard := layout.committed_shard(name.rpartition("/")[2])) is not None
         }
         if shards - known.keys():
-            for name in filter(is_compaction, names):
+            for name in filter(layout.is_compaction, names):
                 # a newer compaction may have taken its place since the listing
                 with contextlib.suppress(FileNotFoundError):
                     known.update(read_compaction(self._store.read(name), name, column))
@@ -143,12 +140,6 @@ class CommitLog:
     def forget(self, column: Column) -> None:
         """Read the column's commits again next time."""
         self._known.pop(column, None)
-
-
-def is_compaction(path: str) -> bool:
-    """Whether this is a compaction of commits."""
-    name = path.rpartition("/")[2]
-    return name.startswith("compact-") and name.endswith(".parquet")
 
 
 def write_compaction(commits: Mapping[int, Commit]) -> bytes:
@@ -181,7 +172,7 @@ def compact(store: Store, column: Column, commits: Mapping[int, Commit]) -> str 
     The commits' own files stay: creating them is what makes a commit exclusive. A reader that meets two
     compactions takes both.
     """
-    before = [name for name in store.list(layout.commit_folder(column) + "/") if is_compaction(name)]
+    before = [name for name in store.list(layout.commit_folder(column) + "/") if layout.is_compaction(name)]
     path = None
     if commits:
         data = write_compaction(commits)

@@ -12,10 +12,13 @@ INVARIANTS = "cache.json"
 SEGMENTS = "segments"
 LOGS = "logs"
 FEATURES = "features"
+SAMPLES = "samples"
 COMMITS = "commits"
 
 _TEACHER = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _COMMIT = re.compile(r"(\d{6})\.json")
+_CLAIM = re.compile(r"(\d{6})-[0-9a-f]{8}\.claim\.json")
+_COMPACTION = re.compile(r"compact-[0-9a-f]{8}\.parquet")
 
 
 @dataclass(frozen=True, order=True)
@@ -64,14 +67,19 @@ def segment_path(index: int) -> str:
     return f"{SEGMENTS}/{index:04d}.json"
 
 
+def shard_prefix(folder: str, shard: int) -> str:
+    """How the paths of a shard's objects in a folder begin: the digest of the content follows."""
+    return f"{folder}/{shard:06d}-"
+
+
 def samples_path(shard: int, digest: str) -> str:
     """Sample table of a shard."""
-    return f"samples/{shard:06d}-{digest8(digest)}.parquet"
+    return f"{shard_prefix(SAMPLES, shard)}{digest8(digest)}.parquet"
 
 
 def tar_path(column: Column, shard: int, digest: str) -> str:
     """Tar of a shard of a column."""
-    return f"{column.path}/{shard:06d}-{digest8(digest)}.tar"
+    return f"{shard_prefix(column.path, shard)}{digest8(digest)}.tar"
 
 
 def zarr_shard_path(column: Column, shard: int) -> str:
@@ -106,15 +114,29 @@ def commit_path(column: Column, shard: int) -> str:
 
 def committed_shard(name: str) -> int | None:
     """Shard of a commit's file name, None when it is another file."""
-    found = _COMMIT.fullmatch(name)
-    return int(found[1]) if found else None
+    return _number(_COMMIT, name)
 
 
 def claim_path(column: Column, shard: int, digest: str) -> str:
     """A writer's prospective commit of a zarr shard object with this digest."""
-    return f"{commit_folder(column)}/{shard:06d}-{digest8(digest)}.claim.json"
+    return f"{shard_prefix(commit_folder(column), shard)}{digest8(digest)}.claim.json"
+
+
+def claimed_shard(name: str) -> int | None:
+    """Shard of a claim's file name, None when it is another file."""
+    return _number(_CLAIM, name)
 
 
 def compaction_path(column: Column, digest: str) -> str:
     """The commits of a column in one file."""
     return f"{commit_folder(column)}/compact-{digest8(digest)}.parquet"
+
+
+def is_compaction(path: str) -> bool:
+    """Whether this is the path of a compaction of commits."""
+    return _COMPACTION.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def _number(pattern: re.Pattern[str], name: str) -> int | None:
+    found = pattern.fullmatch(name)
+    return int(found[1]) if found else None

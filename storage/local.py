@@ -1,18 +1,14 @@
-"""How objects are kept in a local folder: whole or not at all, and on the disk before anyone is told."""
+"""How objects are kept in a local folder, and read from it."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
+from storage.atomic import TEMPORARY, replace_file, sync, write_beside
 from storage.errors import CacheError
 from storage.identity import Data
-
-TEMPORARY = ".tmp-"
-"""Start of the name of a file being written; one left behind by a crash is no object and harms nobody."""
 
 
 class LocalStore:
@@ -66,43 +62,29 @@ class LocalStore:
         target = self._path(path)
         if target.exists():
             return False
-        temporary = self._write_beside(target, data)
+        temporary = write_beside(target, data)
         try:
             os.link(temporary, target)
         except FileExistsError:
             return False
-        except PermissionError:
+        except OSError as error:
             raise CacheError(
-                f"the file system of {self.root} refuses hard links, which make a commit exclusive; "
-                "put the cache on another file system or in an object store"
+                f"the file system of {self.root} refuses hard links ({error.strerror}), which make a commit "
+                "exclusive; put the cache on another file system or in an object store"
             ) from None
         finally:
             temporary.unlink()
-        _sync_folder(target.parent)
+        sync(target.parent)
         return True
 
     def replace(self, path: str, data: Data) -> None:
-        target = self._path(path)
-        self._write_beside(target, data).replace(target)
-        _sync_folder(target.parent)
+        replace_file(self._path(path), data)
 
     def delete(self, path: str) -> None:
         self._path(path).unlink(missing_ok=True)
 
     def local_path(self, path: str) -> Path | None:
         return self._path(path)
-
-    def _write_beside(self, target: Path, data: Data) -> Path:
-        _make_folder(target.parent)
-        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-        with ExitStack() as undo:
-            undo.callback(temporary.unlink, missing_ok=True)
-            with temporary.open("xb") as file:
-                file.writelines([data] if isinstance(data, bytes) else data)
-                file.flush()
-                os.fsync(file.fileno())
-            undo.pop_all()
-        return temporary
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -120,19 +102,3 @@ def _pread(descriptor: int, offset: int, size: int) -> bytes:
         parts.append(part)
         offset, size = offset + len(part), size - len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -91,7 +91,7 @@ class SampleRow(NamedTuple):
     key: str
     """Sample key, escaped path + ~v<view>."""
     source: str
-    """Path of the image in its source, as it was."""
+    """The file of the source that holds the image, relative: the image itself, or a tar."""
     x: int
     """Crop box in the source image, pixels."""
     y: int
@@ -172,7 +172,7 @@ def write_invariants(invariants: Invariants) -> bytes:
 
 def read_invariants(data: bytes, path: str) -> Invariants:
     """The invariants in cache.json. Raises CorruptObject, or FormatError for another format."""
-    return _validated(Invariants, unseal(data, path), path)
+    return validated(Invariants, unseal(data, path), path)
 
 
 def write_segment(segment: Segment) -> bytes:
@@ -182,13 +182,14 @@ def write_segment(segment: Segment) -> bytes:
 
 def read_segment(data: bytes, path: str) -> Segment:
     """The segment in its document. Raises CorruptObject or FormatError."""
-    return _validated(Segment, unseal(data, path), path)
+    return validated(Segment, unseal(data, path), path)
 
 
 _Model = TypeVar("_Model", bound=Frozen)
 
 
-def _validated(model: type[_Model], doc: dict[str, Any], path: str) -> _Model:
+def validated(model: type[_Model], doc: dict[str, Any], path: str) -> _Model:
+    """The model in a document. Raises FormatError naming the first field that does not fit."""
     try:
         return model.model_validate(doc)
     except ValidationError as error:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from storage import layout
 from storage.audit import Problem
 from storage.cache import Cache
-from storage.commits import is_compaction
 
 
 def discard_damage(cache: Cache, problems: Iterable[Problem]) -> list[str]:
@@ -24,7 +23,7 @@ def discard_damage(cache: Cache, problems: Iterable[Problem]) -> list[str]:
         column = problem.column
         if column is None or problem.shard is not None:
             continue
-        if is_compaction(problem.path) or problem.path == layout.zarr_path(column):
+        if layout.is_compaction(problem.path) or problem.path == layout.zarr_path(column):
             cache.store.delete(problem.path)
             done.append(f"deleted {problem.path}")
         elif column not in dropped and not column.is_images:

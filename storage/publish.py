@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from storage import layout
-from storage.commits import Commit, is_compaction, read_commit, write_commit
+from storage.commits import Commit, read_commit, write_commit
 from storage.errors import CorruptObject
 from storage.identity import Data
 from storage.layout import Column
@@ -53,15 +53,13 @@ def discard(store: Store, column: Column, shard: int) -> None:
     In the order that leaves no reader with a commit of objects that are gone: compactions (the commits' own
     files hold the same), the commit, then claims and objects.
     """
-    folder = layout.commit_folder(column) + "/"
-    documents = store.list(folder)
-    compactions = [path for path in documents if is_compaction(path)]
-    claims = [path for path in documents if path.startswith(f"{folder}{shard:06d}-")]
-    objects = [
-        path for path in store.list(column.path + "/") if path.startswith(f"{column.path}/{shard:06d}-")
-    ]
+    folder = layout.commit_folder(column)
+    documents = store.list(folder + "/")
+    compactions = [path for path in documents if layout.is_compaction(path)]
+    claims = [path for path in documents if path.startswith(layout.shard_prefix(folder, shard))]
+    objects = _objects(store, column.path, shard)
     if column.is_images:
-        objects += [path for path in store.list("samples/") if path.startswith(f"samples/{shard:06d}-")]
+        objects += _objects(store, layout.SAMPLES, shard)
     else:
         objects.append(layout.zarr_shard_path(column, shard))
     for path in [*compactions, layout.commit_path(column, shard), *claims, *objects]:
@@ -72,6 +70,11 @@ def drop(store: Store, column: Column) -> None:
     """Take a column of features out of a cache: commits before objects. Nothing may write it meanwhile."""
     for path in [*store.list(layout.commit_folder(column) + "/"), *store.list(column.path + "/")]:
         store.delete(path)
+
+
+def _objects(store: Store, folder: str, shard: int) -> list[str]:
+    prefix = layout.shard_prefix(folder, shard)
+    return [path for path in store.list(folder + "/") if path.startswith(prefix)]
 
 
 def _put_object(store: Store, name: str, data: Data, digest: str) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 from storage import layout
 from storage.audit import ColumnAudit, Problem, audit_commit, audit_registration, audit_samples
 from storage.cache import Cache
-from storage.commits import Commit, is_compaction
+from storage.commits import Commit
 from storage.errors import CacheError, CorruptObject, FormatError
 from storage.layout import Column
 from storage.store import Store
@@ -149,7 +149,8 @@ def _feature_columns(paths: list[str]) -> list[Column]:
         parts = path.removeprefix(layout.COMMITS + "/").split("/")
         if len(parts) != 4 or parts[0] != layout.FEATURES:
             continue
-        if parts[3] == "teacher.json" or layout.committed_shard(parts[3]) is not None or is_compaction(path):
+        committed = layout.committed_shard(parts[3]) is not None or layout.is_compaction(path)
+        if committed or parts[3] == "teacher.json":
             # a folder of no possible name is no column: its files are reported as strays
             with suppress(FormatError):
                 found.add(Column.features(parts[1], parts[2]))

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from storage import layout
 from storage.commits import ByteRange, Commit, ObjectRef, fidelity_summary
-from storage.containers.base import Packed, has_crc
+from storage.containers.base import Container, Packed, has_crc
 from storage.containers.tar import TarContainer
 from storage.containers.zarr import ZarrContainer
 from storage.errors import CacheError
@@ -72,7 +72,7 @@ class FeatureWriter:
         """Write the records of a shard, one per row of its samples; see Cache.put_features."""
         refused = _reasons(self._column, shard, samples, records, reasons)
         keys: list[str] = samples["key"].to_pylist()
-        packed = self._pack(keys, records)
+        packed = _container(self._invariants).pack(keys, records, self._ext)
         digest = sha256(packed.parts)
         fixed = self._invariants.container == "zarr"
         name = (
@@ -100,10 +100,9 @@ class FeatureWriter:
             return publish_claimed(self._store, commit, packed.parts)
         return publish(self._store, commit, {name: packed.parts})
 
-    def _pack(self, keys: Sequence[str], records: Sequence[bytes | None]) -> Packed:
-        if self._invariants.container == "zarr":
-            return ZarrContainer(self._invariants.samples_per_shard).pack(keys, records, self._ext)
-        return TarContainer().pack(keys, records, self._ext)
+
+def _container(invariants: Invariants) -> Container:
+    return ZarrContainer(invariants.samples_per_shard) if invariants.container == "zarr" else TarContainer()
 
 
 def _ref(packed: Packed, name: str, digest: str) -> ObjectRef:

@@ -12,7 +12,6 @@ from storage.commits import (
     CommitLog,
     compact,
     fidelity_summary,
-    is_compaction,
     read_commit,
     read_compaction,
     write_commit,
@@ -20,7 +19,7 @@ from storage.commits import (
 )
 from storage.errors import CorruptObject, FormatError
 from storage.identity import seal, unseal
-from storage.layout import Column
+from storage.layout import Column, is_compaction
 from tests.storage.sample_cache import make_cache, put_images
 
 IMAGES = Column.images()
@@ -61,7 +60,7 @@ def test_a_commit_in_anothers_place_is_named(cache: Cache) -> None:
     with pytest.raises(CorruptObject, match="commit of shard 1 of images"):
         read_commit(write_commit(commit), "commits/images/000000.json", IMAGES, 0)
     doc = unseal(write_commit(commit), "x")
-    with pytest.raises(FormatError, match="no commit of cache format 1"):
+    with pytest.raises(FormatError, match="field colour = 'red' is not of cache format 1"):
         read_commit(seal({**doc, "colour": "red"}), commit.path, IMAGES, 1)
 
 
