@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.cli import parse
 from storage.config import Frozen
 
 log = logging.getLogger(__name__)
-SCENES = {"train": 48, "val": 8}
-NYUD_SIZE, PASCAL_SIZE = (112, 144), (128, 128)
+SIZES = {"nyud": (112, 144), "pascal_context": (128, 128)}
 TASKS = {
     "nyud": ("semseg", "depth", "normals", "edge"),
     "pascal_context": ("semseg", "human_parts", "sal", "normals", "edge"),
 }
+INT8_ZARR = ["--cache.container", "zarr", "--cache.codec.name", "int8"]
+QUICK_STAGE1 = ["--stage1.epochs", "4", "--stage1.warmup-epochs", "1", "--stage1.log-every", "5"]
+QUICK_STAGE2 = ["--stage2.iterations", "10", "--stage2.log-every", "5"]
+
+Step = tuple[str, list[str]]
+"""What it is for, and the arguments of `python -m jobs`."""
 
 
 class DemoOptions(Frozen):
@@ -27,88 +33,71 @@ class DemoOptions(Frozen):
 
     out: Path = Path("runs/demo")
     """Folder of everything that the demo makes; delete it to start afresh."""
+    quick: bool = False
+    """Few scenes and steps: every part runs, nothing is learned well."""
 
 
 def main(argv: list[str]) -> int:
     """Command entry."""
     options = parse("demo", DemoOptions, argv, recipe=False).options
-    out, start = options.out.absolute(), time.monotonic()
-    make_inputs(out / "inputs")
+    demo, start = Demo(options.out.absolute(), options.quick), time.monotonic()
+    demo.make_inputs()
     from jobs.submit import local_head, submit
 
-    steps = plan_steps(out)
+    steps = demo.steps()
     with local_head() as client:
         for number, (title, command) in enumerate(steps, 1):
             log.info("[%d/%d] %s", number, len(steps), title)
             submit(client, command)
-    from student.report.inputs import load_run
-    from student.report.tables import summary_text
-
-    log.info("done in %.0f s\n\n%s", time.monotonic() - start, summary_text(load_run(out)))
-    log.info("open %s", out / "report.html")
+    log.info("done in %.0f s: open %s", time.monotonic() - start, demo.out / "report.html")
     return 0
 
 
-def make_inputs(folder: Path) -> None:
-    """Photos for stage 1 and scenes for stage 2; what is there already is kept."""
-    from jobs.photos import write_photos
-    from student.tasks.scenes.write import write_nyud, write_pascal_context
+@dataclass(frozen=True)
+class Demo:
+    """The demo's inputs and steps, all below the folder `out`."""
 
-    write_photos(folder / "photos")
-    write_nyud(folder, size=NYUD_SIZE, **SCENES)
-    write_pascal_context(folder, size=PASCAL_SIZE, **SCENES)
-    log.info("photos and scenes are in %s", folder)
+    out: Path
+    quick: bool = False
 
+    def make_inputs(self) -> None:
+        """Photos for stage 1 and scenes for stage 2; what is there already is kept."""
+        from jobs.photos import write_photos
+        from student.tasks.scenes.write import write_nyud, write_pascal_context
 
-def plan_steps(out: Path) -> list[tuple[str, list[str]]]:
-    """Every step as a title and the arguments of `python -m jobs`."""
-    photos, cache = out / "inputs" / "photos", out / "caches" / "f16_wds"
-    source = ["--source.path", f"{photos / 'train'}"]
-    held_out = ["--evaluate.similarity-source", f"{photos / 'val'}"]
-    packed = out / "caches" / "int8_zarr"
-    steps = [
-        (
-            "run the teachers once: f16 codes in WebDataset shards",
-            ["extract", "mini", "--cache", f"{cache}", *source],
-        ),
-        (
-            "the same as int8 codes in a zarr array",
-            [
-                "extract",
-                "mini",
-                "--cache",
-                f"{packed}",
-                *source,
-                "--cache.container",
-                "zarr",
-                "--cache.codec.name",
-                "int8",
-            ],
-        ),
-        ("check every byte of both", ["verify", f"{cache}", f"{packed}"]),
-        ("look into the cache", ["inspect", f"{cache}", f"{packed}", "--out", f"{out / 'cache'}"]),
-        (
-            "stage 1: distil the student from the cache",
-            ["distill", "mini", "--cache", f"{cache}", "--out", f"{out / 'distill'}", *held_out],
-        ),
-    ]
-    for dataset in TASKS:
-        steps += stage2_steps(out, dataset)
-    return [*steps, ("write the report", ["report", f"{out}"])]
+        folder = self.out / "inputs"
+        log.info("photos and scenes: %s", folder)
+        train, val = (8, 4) if self.quick else (48, 8)
+        write_photos(folder / "photos")
+        write_nyud(folder, train=train, val=val, size=SIZES["nyud"])
+        write_pascal_context(folder, train=train, val=val, size=SIZES["pascal_context"])
 
+    def steps(self) -> list[Step]:
+        """Every step, in order."""
+        stage2 = [step for dataset in TASKS for step in self._stage2(dataset)]
+        return [*self._stage1(), *stage2, ("write the report", ["report", f"{self.out}"])]
 
-def stage2_steps(out: Path, dataset: str) -> list[tuple[str, list[str]]]:
-    """Stage 2 and its evaluation on one data set."""
-    run, size = out / f"finetune-{dataset}", {"nyud": NYUD_SIZE, "pascal_context": PASCAL_SIZE}[dataset]
-    data = ["--dataset.name", dataset, "--dataset.path", f"{out / 'inputs'}"]
-    data += ["--dataset.size", *map(str, size), "--dataset.tasks", *TASKS[dataset]]
-    return [
-        (
-            f"stage 2: multi-task training on the {dataset} layout, teachers live",
-            ["finetune", "mini", "--student", f"{out / 'distill'}", "--out", f"{run}", *data],
-        ),
-        (
-            f"evaluate on {dataset}",
-            ["evaluate", "mini", "--run", f"{run}", "--out", f"{out / f'evaluate-{dataset}'}", *data],
-        ),
-    ]
+    def _stage1(self) -> list[Step]:
+        photos = self.out / "inputs" / "photos"
+        f16, int8 = (f"{self.out / 'caches' / name}" for name in ("f16_wds", "int8_zarr"))
+        source = ["--source.path", f"{photos / 'train'}"]
+        held_out = ["--evaluate.similarity-source", f"{photos / 'val'}"]
+        extract, distill = ["extract", "mini", *source], ["distill", "mini", "--cache", f16, *held_out]
+        run = ["--out", f"{self.out / 'distill'}", *(QUICK_STAGE1 if self.quick else [])]
+        return [
+            ("run the teachers once: f16 codes in WebDataset shards", [*extract, "--cache", f16]),
+            ("the same as int8 codes in a zarr array", [*extract, "--cache", int8, *INT8_ZARR]),
+            ("check every byte of both", ["verify", f16, int8]),
+            ("look into them", ["inspect", f16, int8, "--out", f"{self.out / 'cache'}"]),
+            ("stage 1: distil the student from the cache", [*distill, *run]),
+        ]
+
+    def _stage2(self, dataset: str) -> list[Step]:
+        run, scores = (f"{self.out / f'{step}-{dataset}'}" for step in ("finetune", "evaluate"))
+        data = ["--dataset.name", dataset, "--dataset.path", f"{self.out / 'inputs'}"]
+        data += ["--dataset.size", *map(str, SIZES[dataset]), "--dataset.tasks", *TASKS[dataset]]
+        train = ["finetune", "mini", "--student", f"{self.out / 'distill'}", "--out", run, *data]
+        return [
+            (f"stage 2 on {dataset}, teachers live", [*train, *(QUICK_STAGE2 if self.quick else [])]),
+            (f"evaluate on {dataset}", ["evaluate", "mini", "--run", run, "--out", scores, *data]),
+        ]

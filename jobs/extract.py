@@ -37,11 +37,14 @@ class Work:
     """The cache, the photos of each shard, and what is wanted of them."""
 
     cache: Any
-    index: pa.Table
+    index: pa.Table | None
+    """The source's photos; None where the images column is complete and no source is named."""
     order: Any
 
     def entries(self, shard: int) -> pa.Table:
         """The photos of a shard, in row order."""
+        if self.index is None:
+            return pa.table({})
         spec = self.cache.shard(shard)
         return self.index.take(self.order[spec.first : spec.first + spec.rows])
 
@@ -60,11 +63,16 @@ def main(argv: list[str]) -> int:
 
 
 def open_work(recipe: Recipe, url: str) -> Work:
-    """List the source, create or open the cache, add the segment."""
+    """List the source, create or open the cache, add the segment.
+
+    Without a source, a cache whose images are complete gets more teachers from its own images.
+    """
     from pipeline.sources import open_source
     from storage.cache import Cache
     from storage.manifest import Invariants
 
+    if not recipe.source.path and (cache := complete_images(recipe, url)) is not None:
+        return Work(cache, None, None)
     source = open_source(recipe.source)
     start = time.monotonic()
     index = source.index()
@@ -74,6 +82,20 @@ def open_work(recipe: Recipe, url: str) -> Work:
     cache = Cache.create(url, Invariants.of(recipe.views, recipe.cache))
     segment = cache.add_segment(source.fingerprint(), keys=len(index), views=recipe.views.count)
     return Work(cache, index, segment.permutation())
+
+
+def complete_images(recipe: Recipe, url: str) -> Any:
+    """The cache at `url` if there is one that has all its images, else None."""
+    from storage.cache import Cache
+    from storage.errors import MissingData
+    from storage.manifest import Invariants
+
+    try:
+        Cache.open(url)
+    except MissingData:
+        return None
+    cache = Cache.create(url, Invariants.of(recipe.views, recipe.cache))
+    return None if cache.missing(Column.images()) or not cache.shards() else cache
 
 
 def dry_run(recipe: Recipe, options: ExtractOptions) -> int:

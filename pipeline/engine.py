@@ -8,6 +8,7 @@ is committed. The loop's decisions are in `pipeline/queue.py`.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class Engine:
         except RayTaskError as failed:
             raise EngineError(_first_line(failed)) from failed
         except RayActorError as failed:
-            raise EngineError(f"the first worker died while it was set up: {_first_line(failed)}") from failed
+            raise EngineError(f"the first worker could not be set up: {_first_line(failed)}") from failed
         return self._columns
 
     def run(
@@ -175,7 +176,9 @@ class Engine:
 
 
 def _first_line(error: Exception) -> str:
-    """The cause's own message: Ray's wraps it in a traceback."""
+    """The cause's own message, without the traceback that Ray wraps it in."""
     cause = getattr(error, "cause", None) or error
-    text = str(cause).strip() or type(cause).__name__
-    return f"{type(cause).__name__}: {text.splitlines()[0]}"
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+    if isinstance(cause, RayActorError) and "creation task" in lines[0]:
+        return re.sub(r"^[\w.]+: ", "", lines[-1])
+    return f"{type(cause).__name__}: {lines[0]}"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 
 import pyarrow as pa
@@ -70,8 +70,6 @@ class ExtractionWorker:
         torch.set_num_threads(job.threads)
         self._job = job
         self._cache = Cache.open(job.cache)
-        source = open_source(job.source)
-        self._maker = CropMaker(source, job.views, self._cache.invariants.jpeg, job.source.max_pixels)
         self._committee = build_committee(job.committee, torch.device(job.device))
         self._pool = ThreadPoolExecutor(job.threads, thread_name_prefix="cutler-extract")
         self._columns: Mapping[str, Column] = {}
@@ -140,6 +138,11 @@ class ExtractionWorker:
 
     def _images(self, shard: int, entries: pa.Table, timers: Timers) -> Commit:
         return write_images(self._cache, shard, entries, maker=self._maker, pool=self._pool, timers=timers)
+
+    @cached_property
+    def _maker(self) -> CropMaker:
+        ask = self._job.source
+        return CropMaker(open_source(ask), self._job.views, self._cache.invariants.jpeg, ask.max_pixels)
 
     def _calibrate(self, name: str, timers: Timers) -> dict[str, torch.Tensor]:
         return calibrate(

@@ -141,6 +141,7 @@ def test_shipped_recipes_load_and_open_with_how_to_run_them(name: str) -> None:
 def test_paper_recipes_keep_the_authors_conventions(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.committee.normalisation == "imagenet"
+    assert recipe.committee.padding == "keep"
     assert any(teacher.startswith("timmclip_") for teacher in recipe.committee.teachers)
     assert recipe.dataset.compat == "official"
     assert recipe.stage2.noise == "pixel"
