@@ -7,7 +7,6 @@ state.json with size and CRC32C of the other two. The folder is renamed into pla
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from storage.atomic import sync
 from storage.identity import seal, unseal
 from student.fit import misfit
 
@@ -56,11 +56,11 @@ class Checkpoints:
         files = {name: _describe(partial / name) for name in (MODEL, OPTIMIZER)}
         (partial / STATE).write_bytes(seal({"step": step, "state": state, "files": files}))
         for path in (*partial.iterdir(), partial):
-            _sync(path)
+            sync(path)
         if target.exists():  # only where a damaged one was passed over and its step reached again
             shutil.rmtree(target)
         partial.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
         self._forget_old()
         return target
 
@@ -132,11 +132,3 @@ def _describe(path: Path) -> dict[str, int]:
         while chunk := file.read(CHUNK_BYTES):
             checksum.update(chunk)
     return {"bytes": path.stat().st_size, "crc32c": int.from_bytes(checksum.digest(), "big")}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

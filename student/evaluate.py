@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from storage.atomic import write_json
 from storage.identity import fingerprint
 from student.config import DatasetConfig, EvaluateConfig
 from student.loading import loading, to_device
@@ -68,11 +69,11 @@ def evaluate_tasks(
         meters, gates = _score(model.to(device).eval(), samples, data, config, out=out)
     finally:
         model.train(training)
-    _write_json(out / "gates.json", {"experts": ["shared", *model.backbone.teachers], "tasks": gates})
+    write_json(out / "gates.json", {"experts": ["shared", *model.backbone.teachers], "tasks": gates})
     scores = _scores(meters, single_task)
     facts = {"dataset": data.name, "images": len(samples), "compat": data.compat, "identity": identity}
     pictures = [samples.reader.ids[i] for i in pictured(len(samples), config.save_predictions)]
-    _write_json(out / "metrics.json", {**facts, **scores, "pictures": pictures})
+    write_json(out / "metrics.json", {**facts, **scores, "pictures": pictures})
     return {task: meter.compute() for task, meter in meters.items()}
 
 
@@ -128,10 +129,3 @@ def _finished(path: Path, identity: str) -> dict[str, float] | None:
 
 def _or_null(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _write_json(path: Path, document: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(path)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from storage.atomic import replace_file
+
 log = logging.getLogger(__name__)
 
 Row = dict[str, float]
@@ -119,11 +121,8 @@ def read_records(path: Path) -> list[Row]:
 
 
 def _keep_until(path: Path, step: int) -> list[Row]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     records = [record for record in read_records(path) if record["step"] <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in records))
-    partial.replace(path)
+    replace_file(path, "".join(json.dumps(record) + "\n" for record in records).encode())
     return records
 
 

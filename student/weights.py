@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from storage.atomic import replace_file
 from student.archs import Grid
 from student.fit import misfit
 from student.position import resample_position
@@ -61,12 +61,7 @@ def save_student(model: nn.Module, sak: SAK, path: Path) -> None:
         "teachers": {name: list(channels) for name, channels in sak.teacher_channels.items()},
     }
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(save(state, metadata={"cutler": json.dumps(facts, sort_keys=True)}))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    replace_file(path, save(state, metadata={"cutler": json.dumps(facts, sort_keys=True)}))
 
 
 def load_state(model: nn.Module, path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from storage.atomic import replace_file
 from storage.inspect import format_bytes
 from student.report.inputs import Run, load_run
 from student.report.sections import LEVELS, sections
@@ -22,12 +23,8 @@ def write_report(folder: Path, out: Path | None = None, *, max_pictures: int = 6
     `max_pictures` bounds the photos and the validation images shown. Raises ValueError for a folder that is
     none or is damaged.
     """
-    html = render(load_run(folder), max_pictures)
     path = out or folder / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, render(load_run(folder), max_pictures).encode())
     return path
 
 
