@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from storage.config import Frozen
-
-TASKS = ("semseg", "human_parts", "sal", "normals", "edge", "depth")
+from student.tasks.spec import DATASETS, TASKS
 
 
 class StudentConfig(Frozen):
@@ -85,8 +84,7 @@ class DatasetConfig(Frozen):
         unknown = [t for t in self.tasks if t not in TASKS]
         if unknown:
             raise ValueError(f"dataset.tasks has {unknown}, known tasks are {', '.join(TASKS)}")
-        missing = {"nyud": ("human_parts", "sal"), "pascal_context": ("depth",)}[self.name]
-        wrong = [t for t in self.tasks if t in missing]
+        wrong = [t for t in self.tasks if t not in DATASETS[self.name].channels]
         if wrong:
             raise ValueError(f"dataset.tasks has {wrong}, which {self.name} does not label; leave them out")
         if not self.tasks:

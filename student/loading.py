@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from student.tasks.batches import collate, worker_init
+from student.tasks.batches import collate
 
 Batch = dict[str, Any]
 
@@ -48,12 +49,13 @@ def loading(
             iterator._shutdown_workers()
 
 
-def prepare_worker(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which go to the whole process group, to the process that trains.
+def prepare_worker(_: int) -> None:
+    """One OpenCV thread: the workers are the parallelism. And no part in how a run is stopped.
 
-    It finishes its step, saves, and stops its workers itself; they also leave when it is gone.
+    Ctrl-C and SIGTERM, which go to the whole process group, are for the process that trains: it finishes its
+    step, saves, and stops its workers itself; they also leave when it is gone.
     """
-    worker_init(worker)
+    cv2.setNumThreads(0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from student.tasks.batches import crop_back, denormalise
+from student.pixels import denormalise
+from student.tasks.batches import crop_back
 from student.tasks.visualise import depth_range, show_image, show_label, show_prediction
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from storage.atomic import write_json
 from storage.identity import sha256
 from student.config import DatasetConfig, Stage2Config
 from student.loading import loading, to_device
 from student.loop import LoopSettings, Step, Trained, run_loop
 from student.losses import distill_loss
 from student.multitask import SAKMultiTask
+from student.pixels import denormalise
 from student.schedule import poly
-from student.tasks.batches import BatchOrder, TrainingSet, denormalise, open_dataset
+from student.tasks.batches import BatchOrder, TrainingSet, open_dataset
 from student.tasks.losses import task_losses
 from student.weights import save_student
 
@@ -133,9 +134,7 @@ def _finish(model: SAKMultiTask, summary: dict[str, Any], out: Path) -> dict[str
         save_student(model, model.backbone, path)
     summary = {**summary, "student": str(path)}
     if summary["steps_run"] or not done.exists():
-        partial = done.with_suffix(".part")
-        partial.write_text(json.dumps(summary, indent=1) + "\n")
-        partial.replace(done)
+        write_json(done, summary)
     return summary
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from student.tasks.spec import DatasetSpec
+from student.tasks.spec import IGNORE, DatasetSpec
 
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError)
 """What image and array readers raise for a damaged file."""
@@ -108,8 +108,8 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def check_classes(label: np.ndarray, classes: int, path: Path) -> np.ndarray:
-    """The label map itself; DatasetError if it names a class that is not there (255 is ignore)."""
-    worst = int(np.max(label, where=label != 255, initial=0))
+    """The label map itself; DatasetError if it names a class that is not there (255: ignored)."""
+    worst = int(np.max(label, where=label != IGNORE, initial=0))
     if worst >= classes:
         raise DatasetError(f"{path} holds class {worst}, the data set has {classes}; another label set?")
     return label

@@ -12,12 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from student.pixels import IMAGENET_MEAN, IMAGENET_STD
 from student.tasks.spec import IGNORE
 
 Sample = dict[str, Any]
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
-STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
+MEAN = np.array(IMAGENET_MEAN, np.float32) * 255
+STD = np.array(IMAGENET_STD, np.float32) * 255
 
 SCALES = (0.5, 2.0)
 CROP_TRIES = 10

@@ -2,7 +2,7 @@
 
     train = TrainingSet(open_dataset(config.dataset, "train"), size=config.dataset.size, seed=0)
     order = BatchOrder(len(train), batch_size=4, seed=0, first=iteration, stop=40_000)
-    for batch in DataLoader(train, batch_sampler=order, collate_fn=collate, worker_init_fn=worker_init): ...
+    with student.loading.loading(train, order, workers=2, device=device) as batches: ...
 
 A batch is a dict: `image` float32 [B, 3, H, W] normalised by the ImageNet mean and deviation, padding 0;
 `semseg`, `human_parts`, `sal`, `edge` uint8 [B, H, W], 255 = ignored; `depth` float32 [B, 1, H, W] metres and
@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,9 +24,6 @@ from student.config import DatasetConfig
 from student.tasks.augment import augment, centre
 from student.tasks.nyud import Nyud
 from student.tasks.pascal_context import PascalContext
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Sample = dict[str, Any]
 
@@ -119,27 +115,8 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     return batch
 
 
-def normalise(image: Tensor) -> Tensor:
-    """Pixels 0..1 [..., 3, H, W] -> ImageNet mean 0 and standard deviation 1, as the student takes them."""
-    return (image - _column(IMAGENET_MEAN, image)) / _column(IMAGENET_STD, image)
-
-
-def denormalise(image: Tensor) -> Tensor:
-    """A batch's `image` -> pixels 0..1, as the teachers take them; padding becomes the mean colour."""
-    return image * _column(IMAGENET_STD, image) + _column(IMAGENET_MEAN, image)
-
-
 def crop_back(padded: Tensor, size: Sequence[int]) -> Tensor:
     """The centre [..., h, w] of a padded validation map [..., H, W], where the image of that size lies."""
     (height, width), (h, w) = padded.shape[-2:], (int(size[0]), int(size[1]))
     top, left = (height - h) // 2, (width - w) // 2
     return padded[..., top : top + h, left : left + w]
-
-
-def worker_init(_: int) -> None:
-    """One OpenCV thread per data loader worker: the workers are the parallelism."""
-    cv2.setNumThreads(0)
-
-
-def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)

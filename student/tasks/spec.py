@@ -87,8 +87,6 @@ NYU_CLASSES = (
 )
 # fmt: on
 
-PART_CLASSES = ("background", "head", "torso", "upper arm", "lower arm", "upper leg", "lower leg")
-
 DATASETS: dict[str, DatasetSpec] = {
     "pascal_context": DatasetSpec(
         title="PASCAL-Context",

@@ -66,7 +66,7 @@ def show_label(task: str, label: Tensor, *, depth_m: tuple[float, float] | None 
 
 
 def show_image(image: Tensor) -> np.ndarray:
-    """Pixels 0..1 [3, H, W] as a picture (see batches.denormalise)."""
+    """Pixels 0..1 [3, H, W] as a picture (see pixels.denormalise)."""
     return (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 

@@ -23,9 +23,10 @@ from student.config import DatasetConfig, OptimConfig, Stage2Config, StudentConf
 from student.loading import loading
 from student.losses import distill_loss
 from student.multitask import SAKMultiTask, build_multitask
+from student.pixels import denormalise
 from student.sak import build_student
 from student.stage2 import _step, run_stage2
-from student.tasks.batches import BatchOrder, TrainingSet, collate, denormalise, open_dataset
+from student.tasks.batches import BatchOrder, TrainingSet, collate, open_dataset
 from student.tasks.losses import LOSSES
 from student.tasks.spec import TASKS as TASK_SPECS
 from student.tasks.spec import out_channels

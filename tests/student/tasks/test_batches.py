@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from student.config import DatasetConfig
+from student.loading import prepare_worker
+from student.pixels import denormalise, normalise
 from student.tasks.batches import (
     BatchOrder,
     TrainingSet,
     ValidationSet,
     collate,
     crop_back,
-    denormalise,
-    normalise,
     open_dataset,
-    worker_init,
 )
 from student.tasks.losses import task_losses
 from student.tasks.metrics import for_task
@@ -69,7 +68,11 @@ def test_workers_do_not_change_the_batches(data: Path, name: str) -> None:
     def batches(workers: int, first: int) -> list[dict]:
         order = BatchOrder(len(dataset), batch_size=2, seed=3, first=first, stop=5)
         loader = DataLoader(
-            dataset, batch_sampler=order, collate_fn=collate, num_workers=workers, worker_init_fn=worker_init
+            dataset,
+            batch_sampler=order,
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=prepare_worker,
         )
         return list(loader)
 
