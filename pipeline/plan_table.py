@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pipeline.plan import CodecRow, Plan
+from storage.text_table import aligned, format_bytes
 
 
 def format_plan(plan: Plan) -> str:
@@ -50,7 +51,7 @@ def _teachers(plan: Plan) -> list[str]:
             plan.teacher_gpu_hours_per_view,
         ),
     )
-    return _aligned([[*header, "GMAC", "+attn", "GPU-h/view"], *rows, total], left=2)
+    return aligned([[*header, "GMAC", "+attn", "GPU-h/view"], *rows, total], left=2)
 
 
 def _teacher_cells(
@@ -69,7 +70,7 @@ def _student(plan: Plan) -> list[str]:
         _number(plan.step_gmac),
         _number(plan.student_gpu_hours_per_epoch),
     ]
-    return _aligned([header, row], left=1)
+    return aligned([header, row], left=1)
 
 
 def _codecs(plan: Plan) -> list[str]:
@@ -86,7 +87,7 @@ def _codecs(plan: Plan) -> list[str]:
         ]
         for row in plan.codecs
     ]
-    return _aligned([header, *rows], left=1)
+    return aligned([header, *rows], left=1)
 
 
 def _advice(plan: Plan) -> list[str]:
@@ -115,20 +116,4 @@ def _number(value: float) -> str:
 
 
 def _size(terabytes: float) -> str:
-    """Three digits and the unit that suits."""
-    for unit, scale in (("TB", 1.0), ("GB", 1e3), ("MB", 1e6)):
-        if terabytes * scale >= 1:
-            return f"{_number(terabytes * scale)} {unit}"
-    return f"{terabytes * 1e9:.3g} kB"
-
-
-def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
-    """Columns two spaces apart; the first `left` flush left, numbers flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = (
-            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    return format_bytes(terabytes * 1e12)

@@ -8,6 +8,7 @@ from storage.cache import Cache
 from storage.commits import Commit, LevelFidelity
 from storage.config import Frozen
 from storage.layout import Column
+from storage.text_table import aligned, format_bytes
 
 
 class ColumnRow(Frozen):
@@ -47,10 +48,7 @@ def inspect_cache(cache: Cache) -> list[ColumnRow]:
 
 def format_table(rows: Sequence[ColumnRow]) -> str:
     """The rows as aligned text; of the levels, the worst one's fidelity."""
-    cells = [HEADERS, *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(aligned([HEADERS, *(_cells(row) for row in rows)], left=len(HEADERS)))
 
 
 def _row(cache: Cache, column: Column) -> ColumnRow:
@@ -118,12 +116,3 @@ def _cells(row: ColumnRow) -> list[str]:
         row.codec,
         row.grid,
     ]
-
-
-def format_bytes(size: float) -> str:
-    """A size for people, decimal units."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} PB"

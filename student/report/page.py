@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from storage.atomic import replace_file
-from storage.inspect import format_bytes
+from storage.text_table import format_bytes
 from student.report.inputs import Run, load_run
 from student.report.sections import LEVELS, sections
 from student.report.tables import mean, metric_of, number, score, score_title

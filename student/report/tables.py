@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from storage.inspect import format_bytes
+from storage.text_table import aligned, format_bytes
 from student.report.inputs import Run
 from student.tasks.spec import METRICS, MetricSpec, task_spec
 
@@ -26,17 +26,10 @@ class Table:
 
     def text(self) -> str:
         """Aligned plain text: caption, header, rule, rows, note."""
-        widths = [max(len(row[i]) for row in (self.header, *self.rows)) for i in range(len(self.header))]
-        lines = [align(self.header, widths), "  ".join("-" * width for width in widths)]
-        lines += [align(row, widths) for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        rule = ["-" * width for width in widths]
+        lines = aligned([self.header, rule, *self.rows], left=1)
         return "\n".join([*filter(None, [self.caption]), *lines, *filter(None, [self.note])])
-
-
-def align(row: Sequence[str], widths: Sequence[int]) -> str:
-    """One line: the first cell to the left, the others to the right."""
-    first, *others = zip(row, widths, strict=True)
-    cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
-    return "  ".join(cells).rstrip()
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from storage.config import CodecConfig
-from storage.inspect import format_bytes, format_table, inspect_cache
+from storage.inspect import format_table, inspect_cache
+from storage.text_table import format_bytes
 from tests.storage.sample_cache import make_cache, put_features, register
 
 
