@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from storage.atomic import replace_file
+from student.metrics_log import read_records
 
 log = logging.getLogger(__name__)
 
@@ -110,14 +111,6 @@ class Recorder:
             f"{record['samples_per_s']:7.1f} samples/s  waiting for data {record['data_wait']:4.0%}  "
             f"left {timedelta(seconds=round(left_s))}"
         )
-
-
-def read_records(path: Path) -> list[Row]:
-    """Records of a metrics.jsonl; a last line cut by a crash is left out. [] where there is no file."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _keep_until(path: Path, step: int) -> list[Row]:

@@ -38,6 +38,8 @@ from typing import Any
 
 import numpy as np
 
+from student.metrics_log import read_records
+
 STEPS = ("cache", "distill")
 PHASES = ("teacher", "before", "after")
 
@@ -139,7 +141,7 @@ def dataset_of(step: Path) -> str:
 def load_distill(folder: Path) -> Distill:
     """Stage 1's files."""
     return Distill(
-        records=read_jsonl(folder / "metrics.jsonl"),
+        records=read_records(folder / "metrics.jsonl"),
         summary=read_json(folder / "summary.json"),
         before=read_json(folder / "similarity_before.json"),
         after=read_json(folder / "similarity_after.json")
@@ -150,7 +152,7 @@ def load_distill(folder: Path) -> Distill:
 
 def load_finetune(folder: Path) -> Finetune:
     """Stage 2's files."""
-    return Finetune(read_jsonl(folder / "metrics.jsonl"), read_json(folder / "summary.json"))
+    return Finetune(read_records(folder / "metrics.jsonl"), read_json(folder / "summary.json"))
 
 
 def load_evaluation(folder: Path) -> Evaluation:
@@ -169,25 +171,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(doc, dict):
         raise ValueError(f"{path} holds a {type(doc).__name__}, not an object; delete it and rerun its step")
     return doc
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Records of a log, one per step (the last one wins: a resumed run logs some steps again).
-
-    A last line without its newline is what a killed writer leaves; it is passed over. Raises ValueError for
-    any other damage.
-    """
-    if not path.is_file():
-        return []
-    lines = path.read_text().split("\n")[:-1]
-    records: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            records[record["step"]] = record
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} line {number} is no log record ({error!r}); delete the line") from error
-    return [records[step] for step in sorted(records)]
 
 
 def read_maps(path: Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from student.loop import LoopSettings, Trained, run_loop
-from student.record import read_records
+from student.metrics_log import read_records
 from student.schedule import poly
 
 

@@ -15,8 +15,9 @@ from PIL import Image
 
 from storage.commits import LevelFidelity
 from storage.inspect import ColumnRow
+from student.metrics_log import read_records
 from student.report.figures import curves, map_uri, picture_uri, series, svg, thin
-from student.report.inputs import load_run, read_jsonl
+from student.report.inputs import load_run
 from student.report.page import render, write_report
 from student.report.published import ABLATION, PUBLISHED, published_for, published_similarity
 from student.report.tables import (
@@ -274,7 +275,7 @@ def test_incomplete_maps_and_missing_folder_are_refused(tmp_path: Path) -> None:
 def test_log_of_a_resumed_and_killed_run(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 5}\n{"step": 2, "loss": 4}\n{"step": 2, "loss": 3}\n{"step": 3, "lo')
-    assert read_jsonl(path) == [{"step": 1, "loss": 5}, {"step": 2, "loss": 3}]
+    assert read_records(path) == [{"step": 1, "loss": 5}, {"step": 2, "loss": 3}]
 
 
 def test_thin_keeps_the_mean() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from student.config import OptimConfig, Stage1Config, StudentConfig
+from student.metrics_log import read_records
 from student.pixels import normalise, to_unit
-from student.record import read_records
 from student.sak import SAK, build_student
 from student.similarity import similarity
 from student.stage1 import Stage1Data, _step, run_stage1, total_steps

@@ -14,8 +14,8 @@ from storage.config import CodecConfig, JpegConfig, ViewConfig
 from storage.jpeg import decode_jpeg, encode_jpeg
 from storage.manifest import Invariants, SampleRow
 from storage.stream import Stream, make_order
+from student.metrics_log import read_records
 from student.pixels import to_unit
-from student.record import read_records
 from student.stage1 import Stage1Data, run_stage1
 from tests.student.test_stage1 import CPU, Teachers, config, make_student, pictures
 
