@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from student.checkpoint import Checkpoint, Checkpoints
+from student.config import OptimConfig, Stage1Config, Stage2Config
 from student.record import Recorder
 from student.schedule import Schedule
 
@@ -29,6 +30,9 @@ Step = Callable[[Any], tuple[Tensor, Mapping[str, Tensor]]]
 Batches = Callable[[int, int], AbstractContextManager[Iterable[Any]]]
 """(first step, number of steps) -> context manager over exactly that many batches."""
 
+FREE = {"log_every", "checkpoint_every", "threads", "workers"}
+"""Settings that a resumed run may change: they do not change what is learned."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -37,6 +41,13 @@ class Trained:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+
+
+def adamw(model: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+    """The optimizer of both stages: one rate and one decay for every parameter, as the authors have it."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=device.type == "cuda"
+    )
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,23 @@ class LoopSettings:
     """Seeds the global generators, with the step, before each step: no generator state to resume."""
     pins: Mapping[str, Any] = field(default_factory=dict)
     """JSON facts that a resumed run must share: recipe values, snapshot of the data."""
+
+    @classmethod
+    def of(
+        cls, stage: str, config: Stage1Config | Stage2Config, *, total_steps: int, pins: Mapping[str, Any]
+    ) -> LoopSettings:
+        """The settings that a recipe's section `stage` asks for; pins what shapes the result, and `pins`."""
+        values = config.model_dump(mode="json", exclude=FREE)
+        values |= {f"optim.{name}": value for name, value in values.pop("optim").items()}
+        return cls(
+            total_steps=total_steps,
+            batch_size=config.batch_size,
+            log_every=config.log_every,
+            checkpoint_every=config.checkpoint_every,
+            clip=config.optim.clip,
+            seed=config.seed,
+            pins={f"{stage}.{name}": value for name, value in values.items()} | pins,
+        )
 
     def pinned(self) -> dict[str, Any]:
         """Every fact that a resumed run must share."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Levels = Sequence[Tensor]
+Teachers = Callable[[Tensor], Mapping[str, Levels]]
+"""images [B, 3, H, W] in 0..1 -> teacher -> four maps [B, C, h, w]."""
 EPS = 1e-12
 """Smallest product of norms, so that a zero map has cosine 0 and a finite gradient."""
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from student.losses import flattened_cosine, to_larger_grid
+from student.losses import Teachers, flattened_cosine, to_larger_grid
 from student.pixels import normalise
 from student.sak import SAK
-
-Teachers = Callable[[Tensor], Mapping[str, Sequence[Tensor]]]
 
 
 @torch.inference_mode()

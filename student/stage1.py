@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from student.config import Stage1Config
-from student.loop import LoopSettings, Step, Trained, run_loop
+from student.loop import LoopSettings, Step, Trained, adamw, run_loop
 from student.losses import distill_loss
 from student.pixels import normalise, to_unit
 from student.sak import SAK
@@ -62,12 +62,11 @@ def run_stage1(
     """
     device = torch.device(device)
     student.to(device)
-    settings = _settings(config, data)
-    fused = device.type == "cuda"
-    optimizer = torch.optim.AdamW(
-        student.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=fused
-    )
-    trained = Trained(student, optimizer, _schedule(config, data.steps_per_epoch, settings.total_steps))
+    steps = total_steps(config, data.steps_per_epoch)
+    pins = {"snapshot": dict(data.snapshot)}
+    settings = LoopSettings.of("stage1", config, total_steps=steps, pins=pins)
+    schedule = _schedule(config, data.steps_per_epoch, steps)
+    trained = Trained(student, adamw(student, config.optim, device), schedule)
     step = _step(student, data, config, device)
     summary = run_loop(step, data.stream, trained, settings=settings, out=out)
     path = out / "student.safetensors"
@@ -100,19 +99,4 @@ def _schedule(config: Stage1Config, steps_per_epoch: int, steps: int) -> Callabl
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
     return cosine(
         steps, warmup_steps=warmup, base=config.optim.lr, start=config.warmup_lr, floor=config.min_lr
-    )
-
-
-def _settings(config: Stage1Config, data: Stage1Data) -> LoopSettings:
-    values = config.model_dump(mode="json", exclude={"log_every", "checkpoint_every", "threads"})
-    values |= {f"optim.{name}": value for name, value in values.pop("optim").items()}
-    pins = {f"stage1.{name}": value for name, value in values.items()} | {"snapshot": dict(data.snapshot)}
-    return LoopSettings(
-        total_steps=total_steps(config, data.steps_per_epoch),
-        batch_size=config.batch_size,
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
-        clip=config.optim.clip,
-        seed=config.seed,
-        pins=pins,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,14 @@ from storage.atomic import write_json
 from storage.identity import sha256
 from student.config import DatasetConfig, Stage2Config
 from student.loading import loading, to_device
-from student.loop import LoopSettings, Step, Trained, run_loop
-from student.losses import distill_loss
+from student.loop import LoopSettings, Step, Trained, adamw, run_loop
+from student.losses import Teachers, distill_loss
 from student.multitask import SAKMultiTask
 from student.pixels import denormalise
 from student.schedule import poly
 from student.tasks.batches import BatchOrder, TrainingSet, open_dataset
 from student.tasks.losses import task_losses
 from student.weights import save_student
-
-Teachers = Callable[[Tensor], Mapping[str, Sequence[Tensor]]]
-"""images [B, 3, H, W] in 0..1 -> teacher -> four maps [B, C, h, w]."""
-FREE = {"log_every", "checkpoint_every", "workers"}
-"""Settings that a resumed run may change: they do not change what is learned."""
 
 
 def run_stage2(
@@ -65,11 +60,8 @@ def run_stage2(
     _check(model, teachers, data, config)
     samples = TrainingSet(open_dataset(data, "train"), size=data.size, seed=config.seed)
     model.to(device)
-    optim = config.optim
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=device.type == "cuda"
-    )
-    trained = Trained(model, optimizer, poly(config.iterations, base=optim.lr))
+    schedule = poly(config.iterations, base=config.optim.lr)
+    trained = Trained(model, adamw(model, config.optim, device), schedule)
     step = _step(model, teachers if config.gamma else None, config, device)
     batches = _batches(samples, config, device)
     summary = run_loop(step, batches, trained, settings=_settings(config, data, samples), out=out)
@@ -111,20 +103,10 @@ def _batches(
 
 
 def _settings(config: Stage2Config, data: DatasetConfig, samples: TrainingSet) -> LoopSettings:
-    """The loop's settings; what shapes the result is pinned in the checkpoint, paths and speeds are not."""
-    values = config.model_dump(mode="json", exclude=FREE)
-    pins = {f"stage2.{name}": value for name, value in values.items()}
-    pins |= {f"dataset.{k}": v for k, v in data.model_dump(mode="json", exclude={"path"}).items()}
+    """The loop's settings; of the data set all but its place is pinned."""
+    pins = {f"dataset.{k}": v for k, v in data.model_dump(mode="json", exclude={"path"}).items()}
     pins["dataset.ids"] = sha256("\n".join(samples.reader.ids).encode())
-    return LoopSettings(
-        total_steps=config.iterations,
-        batch_size=config.batch_size,
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
-        clip=config.optim.clip,
-        seed=config.seed,
-        pins=pins,
-    )
+    return LoopSettings.of("stage2", config, total_steps=config.iterations, pins=pins)
 
 
 def _finish(model: SAKMultiTask, summary: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jinja2
 from storage.atomic import replace_file
 from storage.text_table import format_bytes
 from student.report.inputs import Run, load_run
-from student.report.sections import LEVELS, sections
+from student.report.sections import LEVEL_NAMES, sections
 from student.report.tables import mean, metric_of, number, score, score_title
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -33,7 +33,7 @@ def render(run: Run, max_pictures: int = 6) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        name=run.name, sections=sections(run, max_pictures), headlines=headlines(run), levels=LEVELS
+        name=run.name, sections=sections(run, max_pictures), headlines=headlines(run), levels=LEVEL_NAMES
     )
 
 

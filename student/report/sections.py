@@ -13,7 +13,7 @@ from student.report.inputs import PHASES, Evaluation, Run
 from student.report.published import published_for, published_similarity
 from student.tasks.spec import task_spec
 
-LEVELS = ("L/4", "L/2", "3L/4", "L")
+LEVEL_NAMES = ("L/4", "L/2", "3L/4", "L")
 
 
 @dataclass(frozen=True)
