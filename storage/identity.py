@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,19 +69,14 @@ def unseal(data: bytes, path: str) -> dict[str, Any]:
 def escape_key(path: str) -> str:
     """A sample's key from its path in the source: letters, digits, `_`, `-`, `/`; all else is %XX of UTF-8.
 
-    One-to-one, holds no dot (webdataset ends a key at its first dot) and no leading slash.
+    One-to-one (unquoted as a URL it is the path again), holds no dot (webdataset ends a key at its first dot)
+    and no leading slash.
     Raises ValueError for an empty path.
     """
     if not path:
         raise ValueError("a sample's path is empty; every image of a source needs a name")
     key = "".join(map(_ESCAPED.__getitem__, path.encode("utf-8", "surrogateescape")))
     return "%2F" + key[1:] if key.startswith("/") else key
-
-
-def unescape_key(key: str) -> str:
-    """The path that `escape_key` turned into `key`."""
-    raw = re.sub(rb"%([0-9A-F]{2})", lambda found: bytes([int(found[1], 16)]), key.encode())
-    return raw.decode("utf-8", "surrogateescape")
 
 
 def sample_key(key: str, view: int) -> str:

@@ -65,15 +65,6 @@ def pca_rgb(
     return [fitted.paint(m) for m in maps]
 
 
-def upscale(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Nearest-neighbour enlargement of `[h, w, 3]` to `size` = (height, width), pixels."""
-    if min(size) < 1:
-        raise ValueError(f"size {size} must be at least 1 pixel each way; use for example (384, 384)")
-    rows = (2 * np.arange(size[0]) + 1) * rgb.shape[0] // (2 * size[0])
-    columns = (2 * np.arange(size[1]) + 1) * rgb.shape[1] // (2 * size[1])
-    return np.asarray(rgb[rows[:, None], columns])
-
-
 def _check(feature_map: NDArray, channels: int) -> None:
     if feature_map.ndim != 3 or len(feature_map) != channels or feature_map.size == 0:
         what = f"a map is {list(feature_map.shape)}, expected [{channels}, h, w]"

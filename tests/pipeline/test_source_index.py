@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.source_index import SCHEMA, Entry, index_fingerprint, to_chunks, to_index
-from storage.identity import unescape_key
 
 
 @given(st.lists(st.text("ab./%~é", min_size=1, max_size=5), max_size=30))
@@ -17,7 +18,7 @@ def test_index_is_sorted_unique_and_keeps_the_last(names: list[str]) -> None:
     table = to_index(to_chunks(entries), "s")
     last = {name: i for i, name in enumerate(names)}
     assert {
-        unescape_key(k): o for k, o in zip(table["key"].to_pylist(), table["offset"].to_pylist(), strict=True)
+        unquote(k): o for k, o in zip(table["key"].to_pylist(), table["offset"].to_pylist(), strict=True)
     } == last
     assert table["key"].to_pylist() == sorted(table["key"].to_pylist())
     shuffled = to_index(to_chunks(Entry(n, "q", -1, i) for n, i in sorted(last.items())), "s")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
@@ -22,7 +23,6 @@ from pipeline.config import SourceConfig
 from pipeline.source_files import SourceError, is_photo
 from pipeline.sources import Source, open_source
 from pipeline.tar_index import TarError
-from storage.identity import unescape_key
 
 FILES = {
     "n01/a.JPEG": b"first",
@@ -48,7 +48,10 @@ def contents(from_source: Source) -> dict[str, bytes]:
     assert keys == sorted(keys, key=str.encode) and len(set(keys)) == len(keys)
     assert not any("." in key for key in keys)
     rows = table.to_pylist()
-    return {unescape_key(r["key"]): from_source.read(r["path"], r["offset"], r["size"]) for r in rows}
+    return {
+        unquote(r["key"], errors="surrogateescape"): from_source.read(r["path"], r["offset"], r["size"])
+        for r in rows
+    }
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

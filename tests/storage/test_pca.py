@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from storage.pca import fit_basis, pca_rgb, upscale
+from storage.pca import fit_basis, pca_rgb
 
 
 def feature_maps(channels: int = 24, outlier: float = 1.0) -> list[np.ndarray]:
@@ -72,12 +71,3 @@ def test_what_does_not_vary_is_mid_grey(channels):
 def test_refuses_what_it_cannot_paint(maps, message):
     with pytest.raises(ValueError, match=message):
         fit_basis(maps)
-
-
-@pytest.mark.parametrize("size", [(14, 18), (384, 384), (10, 31), (3, 4)])
-def test_upscale_is_nearest_as_pillow_has_it(size):
-    rgb = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
-    theirs = Image.fromarray(rgb).resize(size[::-1], Image.Resampling.NEAREST)
-    assert np.array_equal(upscale(rgb, size), np.asarray(theirs))
-    with pytest.raises(ValueError, match="at least 1 pixel"):
-        upscale(rgb, (0, 4))
