@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 
 import torch
 
-from pipeline.features import pixel_batches
+from pipeline.features import pixel_batches, to_unit
 from pipeline.teachers.committee import Committee
 from pipeline.timers import Timers
 from storage.cache import Cache
@@ -49,8 +49,7 @@ def calibrate(
         for present, pixels in pixel_batches(cache, shard, batch_size=batch_size, pool=pool, timers=timers):
             keep = torch.from_numpy(present.nonzero()[0][:left])
             if len(keep):
-                batch = pixels.to(committee.device).float().div_(255)
-                levels = committee.run(teacher, batch)
+                levels = committee.run(teacher, to_unit(pixels, committee.device))
                 calibrator.update([level[keep.to(level.device)] for level in levels])
                 left -= len(keep)
             if left <= 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 
 import numpy as np
 import torch
@@ -44,13 +44,17 @@ def pixel_batches(
         present = np.array([jpeg is not None for jpeg in jpegs])
         return present, torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
-    starts = range(0, total, batch_size)
     ahead = pool.submit(decode, 0)
-    for start in starts:
+    for start in range(0, total, batch_size):
         batch = ahead.result()
         if start + batch_size < total:
             ahead = pool.submit(decode, start + batch_size)
         yield batch
+
+
+def to_unit(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8 pixels on the host -> float32 in 0..1 on the device, as the committee takes them."""
+    return pixels.to(device, non_blocking=True).float().div_(255)
 
 
 class ColumnRows:
@@ -58,7 +62,7 @@ class ColumnRows:
 
     def __init__(self, codec: Codec, pool: Executor, timers: Timers) -> None:
         self._codec, self._pool, self._timers = codec, pool, timers
-        self._records: list = []
+        self._records: list[Future[bytes] | None] = []
         self._fidelity: list[np.ndarray] = []
         self._reasons: list[str | None] = []
 
@@ -103,7 +107,7 @@ def write_features(
     """
     filled = {name: ColumnRows(codec, pool, timers) for name, (_, codec) in targets.items()}
     for present, pixels in pixel_batches(cache, shard, batch_size=batch_size, pool=pool, timers=timers):
-        images = pixels.to(committee.device, non_blocking=True).float().div_(255)
+        images = to_unit(pixels, committee.device)
         for name in targets:
             with timers(f"forward:{name}"):
                 levels = committee.run(name, images)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.decode import Quarantine, decode_rgb
 from pipeline.sources import Source
 from pipeline.timers import Timers
-from pipeline.views import Crop, crop_of, render
+from pipeline.views import crop_of, render
 from storage.cache import Cache
 from storage.commits import Commit
 from storage.config import JpegConfig, ViewConfig
@@ -48,12 +48,12 @@ class CropMaker:
             return SampleRow(row, key, entry["path"], 0, 0, 0, 0, False, 0, 0, str(reason)), None
         height, width = rgb.shape[:2]
         with timers("crop"):
-            crop: Crop = crop_of(entry["key"], view, width, height, self.views)
+            crop = crop_of(entry["key"], view, width, height, self.views)
             pixels = render(rgb, crop, self.views.size)
         with timers("encode_jpeg"):
             jpeg = encode_jpeg(pixels, self.jpeg)
         box = (crop.x, crop.y, crop.w, crop.h, crop.flip)
-        return SampleRow(row, key, entry["path"], *box, width, height, None), jpeg
+        return SampleRow(row, key, entry["path"], *box, width, height), jpeg
 
 
 def write_images(
