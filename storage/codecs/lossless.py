@@ -15,20 +15,20 @@ from storage.errors import FormatError
 
 @dataclass(frozen=True)
 class Lossless:
-    """A pair of functions over bytes; both release the GIL where there is work to do."""
+    """Symbols to bytes and back, without a copy of the symbols; both release the GIL where there is work."""
 
-    compress: Callable[[bytes], bytes]
+    compress: Callable[[np.ndarray], bytes]
     expand: Callable[[memoryview], bytes | memoryview]
 
 
 def _none(level: int) -> Lossless:
-    return Lossless(compress=lambda data: data, expand=lambda data: data)
+    return Lossless(compress=lambda codes: codes.tobytes(), expand=lambda data: data)
 
 
 def _zstd(level: int) -> Lossless:
     stage = numcodecs.Zstd(level=level, checksum=False)
     return Lossless(
-        compress=lambda data: bytes(stage.encode(data)), expand=lambda data: bytes(stage.decode(data))
+        compress=lambda codes: bytes(stage.encode(codes)), expand=lambda data: bytes(stage.decode(data))
     )
 
 
@@ -50,7 +50,7 @@ class RecordCoder:
             raise ValueError(
                 f"a record holds {self._symbols} {self._dtype} codes, got {codes.shape} of {codes.dtype}"
             )
-        return add_crc(self._stage.compress(codes.tobytes()))
+        return add_crc(self._stage.compress(np.ascontiguousarray(codes)))
 
     def unpack(self, record: bytes) -> np.ndarray:
         """The codes [symbols], read-only; a view of the record when there is no lossless stage."""
