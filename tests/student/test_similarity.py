@@ -66,6 +66,15 @@ def test_no_images_is_an_error(student) -> None:
         similarity(student, lambda images: {}, [])
 
 
+def test_normalising_can_be_trained_through_after_inference() -> None:
+    """The constants are kept per device and type; made in inference mode, they must serve training too."""
+    pixels = torch.rand(1, 3, 2, 2, dtype=torch.float64)
+    with torch.inference_mode():
+        normalise(pixels)
+    normalise(pixels.requires_grad_()).sum().backward()
+    assert pixels.grad is not None
+
+
 def test_pixels_are_scaled_and_normalised_as_imagenet() -> None:
     white = to_unit(torch.full((1, 2, 2, 3), 255, dtype=torch.uint8), torch.device("cpu"))
     assert torch.equal(white, torch.ones(1, 3, 2, 2))
