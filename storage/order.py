@@ -8,13 +8,14 @@ block of slots reads only its own shards; and nothing but the step number is nee
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from storage.identity import sha256
 
 Ints = NDArray[np.int64]
 
@@ -66,7 +67,7 @@ class Order:
     def fingerprint(self) -> str:
         """Hex digest of all that the sequence depends on; a checkpoint pins it."""
         numbers = (self.seed, self.global_batch, self.views, self.window, *self.shard_sizes)
-        return hashlib.sha256(" ".join(map(str, ("order 1", *numbers))).encode()).hexdigest()[:16]
+        return sha256(" ".join(map(str, ("order 1", *numbers))).encode())[:16]
 
     def slot_range(self, slot: int) -> tuple[int, int]:
         """First position of the slot's range and the one after its last."""
