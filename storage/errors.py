@@ -35,8 +35,7 @@ class CorruptObject(CacheError):
     """
 
     def __init__(self, path: str, why: str) -> None:
-        super().__init__(
-            f"{path} is damaged: {why}; take damaged shards out with `cutler verify CACHE --discard`, then extract"
-        )
+        remedy = "take damaged shards out with `cutler verify CACHE --discard`, then extract"
+        super().__init__(f"{path} is damaged: {why}; {remedy}")
         self.path = path
         self.why = why

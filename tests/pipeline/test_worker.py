@@ -78,5 +78,5 @@ def test_what_is_wrong_with_a_column_is_said_by_the_shard(job: ExtractionJob) ->
     cache.store.replace(f"{columns['mini_clip'].path}/codec.safetensors", b"damaged")
     worker = ExtractionWorker(job)
     worker.use(columns)
-    with pytest.raises(CorruptObject, match="codec.safetensors"):
+    with pytest.raises(CorruptObject, match=r"codec\.safetensors"):
         worker.run(0, photos.slice(0, 3), ["mini_clip"])
