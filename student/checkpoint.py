@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from storage.atomic import sync
+from storage.errors import CorruptObject
 from storage.identity import seal, unseal
 from student.fit import misfit
 
@@ -100,7 +101,10 @@ class Checkpoints:
 
 
 def _read(path: Path) -> tuple[Checkpoint, dict[str, Any], dict[str, Any]]:
-    doc = unseal((path / STATE).read_bytes(), str(path / STATE))
+    try:
+        doc = unseal((path / STATE).read_bytes(), STATE)
+    except CorruptObject as error:  # its remedy is a cache's
+        raise ValueError(f"{STATE}: {error.why}") from None
     for name, wanted in doc["files"].items():
         found = _describe(path / name)
         if found != wanted:
