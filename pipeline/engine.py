@@ -24,6 +24,8 @@ from storage.layout import Column
 
 log = logging.getLogger(__name__)
 POLL_S = 1.0
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Of every actor: several share a node, and OpenMP threads that spin while they wait starve each other."""
 
 
 class EngineError(ValueError):
@@ -79,7 +81,11 @@ class Engine:
         self._job, self._slots = job, slots
         self._stall_timeout_s = stall_timeout_s
         self._actor = ray.remote(worker).options(
-            num_cpus=slots.cpus, num_gpus=slots.gpus, max_restarts=0, max_task_retries=0
+            num_cpus=slots.cpus,
+            num_gpus=slots.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": ENVIRONMENT},
         )
         self._columns: Mapping[str, Column] = {}
         self._actors: list[Any] = []
