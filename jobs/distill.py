@@ -55,7 +55,7 @@ def run(
     recipe: Recipe, options: DistillOptions, data: Any, channels: Mapping[str, tuple[int, ...]], device: str
 ) -> dict[str, Any]:
     """Train; score against live fp32 teachers before and after where held-out images are given."""
-    from jobs.runfolder import write_json
+    from storage.atomic import write_json
     from student.sak import build_student
     from student.stage1 import run_stage1
 
@@ -161,7 +161,7 @@ class Scorer:
 
     def __call__(self, phase: str) -> None:
         """Score as `phase` (before, after) unless the file is there, and paint the maps."""
-        from jobs.runfolder import write_json
+        from storage.atomic import write_json
         from student.similarity import similarity
 
         path = self._out / f"similarity_{phase}.json"

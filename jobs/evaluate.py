@@ -93,8 +93,8 @@ def score_similarity(recipe: Recipe, weights: Path, out: Path, device: str) -> d
 
     from jobs.finetune import teacher_channels
     from jobs.held_out import held_out
-    from jobs.runfolder import write_json
     from pipeline.teachers.committee import build_committee
+    from storage.atomic import write_json
     from student.sak import build_student
     from student.similarity import similarity
 

@@ -51,10 +51,10 @@ class HeldOut:
         for pixels in self.pixels():
             held.append(pixels)
             if len(held) == self.batch_size:
-                yield _batch(held)
+                yield unit_batch(held)
                 held = []
         if held:
-            yield _batch(held)
+            yield unit_batch(held)
 
 
 def held_out(recipe: Recipe) -> HeldOut:
@@ -72,5 +72,6 @@ def held_out(recipe: Recipe) -> HeldOut:
     return HeldOut(source, recipe.views.size, ask.batch_size, ask.similarity_images)
 
 
-def _batch(pixels: list[np.ndarray]) -> torch.Tensor:
+def unit_batch(pixels: list[np.ndarray]) -> torch.Tensor:
+    """uint8 pictures `[H, W, 3]` of one size -> float32 `[n, 3, H, W]` in 0..1."""
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)

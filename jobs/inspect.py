@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
 def save(cache: Any, options: InspectOptions, document: dict[str, Any]) -> None:
     """Write inspect.json and inspect.png."""
     from jobs.cache_picture import cache_picture
-    from jobs.runfolder import write_json
+    from storage.atomic import write_json
 
     assert options.out is not None
     options.out.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import torch
 
+from jobs.held_out import unit_batch
 from pipeline.config import CommitteeConfig, SourceConfig
 from pipeline.decode import decode_rgb
 from pipeline.sources import open_source
@@ -63,11 +63,7 @@ def pixel_pairs(cache: Cache, where: SourceConfig, samples: int) -> tuple[torch.
     stored = [
         decode_jpeg(jpeg) for jpeg in cache.read_images(shard.index, [row["row"] for row in rows]) if jpeg
     ]
-    return _batch(raw), _batch(stored)
-
-
-def _batch(pixels: list[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)
+    return unit_batch(raw), unit_batch(stored)
 
 
 def _cosine(committee: Committee, name: str, raw: torch.Tensor, stored: torch.Tensor) -> float:

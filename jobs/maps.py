@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from storage.atomic import replace_file
 from storage.pca import PcaBasis, fit_basis
 
 Levels = Mapping[str, list[torch.Tensor]]
@@ -35,10 +37,9 @@ class MapPanels:
 
     def save(self, path: Path) -> None:
         """Write the panels as uint8 arrays, atomically."""
-        partial = path.with_name(path.name + ".part")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **self._panels)
-        partial.replace(path)
+        sink = io.BytesIO()
+        np.savez_compressed(sink, **self._panels)
+        replace_file(path, sink.getvalue())
 
     def _paint(self, phase: str, maps: Mapping[str, np.ndarray]) -> None:
         for name, basis in self._bases.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs.config import Recipe
 from jobs.provenance import provenance
+from storage.atomic import write_json
 
 RECORD = "run.json"
 
@@ -26,13 +27,6 @@ def recorded(out: Path, recipe: Recipe, command: str, *, device: str = "cpu") ->
         yield
     finally:
         write_json(out / RECORD, facts | {"seconds": round(time.monotonic() - clock, 1)})
-
-
-def write_json(path: Path, document: object) -> None:
-    """Write JSON atomically."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(path)
 
 
 def complete(out: Path, recipe: Recipe, *, marker: str, sections: tuple[str, ...]) -> bool:

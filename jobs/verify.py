@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 def tell(url: str, report: VerifyReport) -> None:
     """Log what a verification found."""
-    from storage.inspect import format_bytes
+    from storage.text_table import format_bytes
 
     for problem in report.problems[:SHOWN]:
         log.error("%s: %s", problem.path, problem.what)

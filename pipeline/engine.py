@@ -24,6 +24,7 @@ from storage.layout import Column
 
 log = logging.getLogger(__name__)
 POLL_S = 1.0
+MAX_FAILED_STARTS = 3
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Of every actor: several share a node, and OpenMP threads that spin while they wait starve each other."""
 
@@ -89,6 +90,7 @@ class Engine:
         )
         self._columns: Mapping[str, Column] = {}
         self._actors: list[Any] = []
+        self._failed_starts = 0
         self.stopping = False
 
     def register(self, calibration: Mapping[int, pa.Table]) -> Mapping[str, Column]:
@@ -167,12 +169,9 @@ class Engine:
         except ActorUnavailableError:
             queue.returned(actor, shard)
         except RayActorError as died:
-            log.warning("a worker died with shard %06d in hand: %s", shard, _first_line(died))
-            queue.lost(actor, f"its worker died: {_first_line(died)}")
             for other in [r for r, (owner, _) in pending.items() if owner == actor]:
                 del pending[other]
-            self._actors.remove(actor)
-            self._start()
+            self._bury(actor, died, queue)
         except RayTaskError as raised:
             log.warning("shard %06d failed: %s", shard, _first_line(raised))
             queue.failed(actor, shard, _first_line(raised))
@@ -180,11 +179,32 @@ class Engine:
             queue.done(actor, shard)
             on_result(result)
 
+    def _bury(self, actor: Any, died: RayActorError, queue: Queue) -> None:
+        """Take a dead actor's shards back and replace it; one that never began has executed none of them."""
+        why = _first_line(died)
+        log.warning("a worker died: %s", why)
+        self._actors.remove(actor)
+        if _never_began(died):
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise EngineError(f"{self._failed_starts} workers could not be set up, the last: {why}")
+            for shard in list(queue.in_hand[actor]):
+                queue.returned(actor, shard)
+        else:
+            queue.lost(actor, f"its worker died: {why}")
+        if len(self._actors) < min(self._slots.actors, queue.waiting):
+            self._start()
+
+
+def _never_began(died: RayActorError) -> bool:
+    """Whether the actor died in its constructor."""
+    return "creation task" in str(died)
+
 
 def _first_line(error: Exception) -> str:
     """The cause's own message, without the traceback that Ray wraps it in."""
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
-    if isinstance(cause, RayActorError) and "creation task" in lines[0]:
+    if isinstance(cause, RayActorError) and _never_began(cause):
         return re.sub(r"^[\w.]+: ", "", lines[-1])
     return f"{type(cause).__name__}: {lines[0]}"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from jobs.cli import parse
+from pipeline.teachers.spec import spec_of
 
 ROOT = Path(__file__).parents[2]
 MADE_ONCE = (
@@ -67,3 +72,38 @@ def test_a_second_demo_resumes_and_runs_no_teacher(first: tuple[Path, str]) -> N
     assert said.count("is complete: nothing to do") == 3
     assert {name: (out / name).read_bytes() for name in MADE_ONCE} == before
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
+
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^(?:ray job submit .*? -- )?(python -m jobs .*?)(?:  +#.*)?$", README, re.MULTILINE)
+
+
+def test_the_readme_is_short_and_its_cluster_commands_parse() -> None:
+    assert len(README.splitlines()) <= 150
+    real = [shlex.split(command)[3:] for command in COMMANDS if "/data" in command]
+    assert [argv[0] for argv in real[:4]] == ["extract", "distill", "finetune", "evaluate"]
+    for command, *argv in real:
+        module = importlib.import_module(f"jobs.{command}")
+        options = next(kind for name, kind in vars(module).items() if name == f"{command.title()}Options")
+        assert parse(command, options, argv).recipe.name == "nyud_vitb"
+
+
+def test_the_readmes_local_commands_run(first: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(first[0])
+    local = [shlex.split(command)[1:] for command in COMMANDS if "/data" not in command]
+    assert len(local) == 5
+    for argv in local:
+        done = subprocess.run([sys.executable, *argv], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 0, f"{argv}: {done.stderr}"
+
+
+def test_the_readmes_way_to_read_without_cutler(first: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(first[0])
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    values = sum(c * h * w for c, h, w in spec_of("mini_sam").level_shapes(112, 112))
+    check = (
+        f"{code}\nassert len(record) == 2 * {values} + 4 and codes.dtype == 'int8' and len(codes) > {values}"
+    )
+    subprocess.run([sys.executable, "-c", check], cwd=tmp_path, check=True)

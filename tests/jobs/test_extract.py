@@ -204,6 +204,18 @@ def test_poison_that_kills_and_poison_that_raises_are_isolated() -> None:
     assert "disk on fire" in queue.bad[4] and "died" in queue.bad[2]
 
 
+class Stillborn(Killed):
+    """A worker that cannot be set up."""
+
+    def __init__(self, job: ExtractionJob) -> None:
+        raise ValueError("weights = /nowhere is no folder")
+
+
+def test_workers_that_cannot_be_set_up_blame_no_shard() -> None:
+    with pytest.raises(EngineError, match=r"3 workers could not be set up.*weights = /nowhere is no folder"):
+        drive(Stillborn, 4)
+
+
 class Stuck(Killed):
     """A worker that never comes back from shard 1."""
 
