@@ -25,8 +25,8 @@ from storage.layout import Column
 log = logging.getLogger(__name__)
 POLL_S = 1.0
 MAX_FAILED_STARTS = 3
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Of every actor: several share a node, and OpenMP threads that spin while they wait starve each other."""
+ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
+"""Of every actor: several share a node, and OpenMP threads that spin long while they wait starve each other."""
 
 
 class EngineError(ValueError):

@@ -1,5 +1,5 @@
-"""How tests run here: OpenMP threads sleep while they wait, as the commands have it."""
+"""How tests run here: OpenMP threads spin briefly, then sleep, as the commands have it."""
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
