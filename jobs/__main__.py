@@ -40,7 +40,7 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit codes: 0 done, 1 incomplete or failed, 2 bad usage or input, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    # OpenMP's threads spin long before they sleep: beside one other busy process a step took ten times as long.
+    # OpenMP threads spin long before they sleep: beside one busy process a step took ten times as long.
     # With a short spin it takes two and a half times as long, and alone a fifth longer than with a long one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not argv or argv[0] in ("-h", "--help", "help"):

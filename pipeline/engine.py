@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 MAX_FAILED_STARTS = 3
 ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
-"""Of every actor: several share a node, and OpenMP threads that spin long while they wait starve each other."""
+"""Of every actor: several share a node, and OpenMP threads that spin long while they wait starve others."""
 
 
 class EngineError(ValueError):
