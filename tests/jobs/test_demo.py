@@ -75,7 +75,8 @@ def test_a_second_demo_resumes_and_runs_no_teacher(first: tuple[Path, str]) -> N
 
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^(?:ray job submit .*? -- )?(python -m jobs .*?)(?:  +#.*)?$", README, re.MULTILINE)
+SHELL = "".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+COMMANDS = re.findall(r"^(?:ray job submit .*? -- )?(python -m jobs .*?)(?:  +#.*)?$", SHELL, re.MULTILINE)
 
 
 def test_the_readme_is_short_and_its_cluster_commands_parse() -> None:
