@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         return _say(error, 2)
     except OSError as error:
-        return _say(error, 1)
+        return _say(OSError(f"{error}; mend that and rerun the same command to resume"), 1)
     except KeyboardInterrupt:
         return _say(KeyboardInterrupt("interrupted; rerun the same command to resume"), 130)
 

@@ -31,6 +31,8 @@ def cluster(address: str = "") -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    # That Ray guards its ports with a token is as it should be, and no warning.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     wanted = address or os.environ.get("RAY_ADDRESS", "")
     try:
         ray.init(address=wanted or "auto", log_to_driver=True, logging_level=logging.WARNING)

@@ -37,8 +37,8 @@ def local_head() -> Iterator[Any]:
     import ray
     from ray.job_submission import JobSubmissionClient
 
-    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.authentication"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     port = free_port()
     ray.init(
         address="local",
