@@ -14,7 +14,8 @@ from pipeline.features import pixel_batches, to_unit
 from pipeline.teachers.committee import Committee
 from pipeline.timers import Timers
 from storage.cache import Cache
-from storage.codecs.calibration import Calibrator
+from storage.codecs import make_calibrator
+from storage.config import CodecConfig
 
 
 def calibration_shards(cache: Cache, images: int) -> list[int]:
@@ -32,20 +33,20 @@ def calibrate(
     cache: Cache,
     teacher: str,
     *,
-    images: int,
+    codec: CodecConfig,
     committee: Committee,
     batch_size: int,
     pool: Executor,
     timers: Timers,
 ) -> dict[str, torch.Tensor]:
-    """Mean and scale per level and channel over the first `images` samples of view 0.
+    """The tensors that `codec` needs, from the first `codec.calibration_images` samples of view 0.
 
     The images of `calibration_shards` must be committed. Quarantined samples do not count.
     """
     size = cache.invariants.views.size
-    calibrator = Calibrator(committee.shapes(teacher, size, size))
-    left = images
-    for shard in calibration_shards(cache, images):
+    calibrator = make_calibrator(codec, committee.shapes(teacher, size, size))
+    left = codec.calibration_images
+    for shard in calibration_shards(cache, left):
         for present, pixels in pixel_batches(cache, shard, batch_size=batch_size, pool=pool, timers=timers):
             keep = torch.from_numpy(present.nonzero()[0][:left])
             if len(keep):

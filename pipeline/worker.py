@@ -24,7 +24,7 @@ from storage.commits import Commit
 from storage.config import CodecConfig, ViewConfig
 from storage.layout import Column
 
-LIBRARIES = ("torch", "timm", "numpy", "numcodecs", "pillow")
+LIBRARIES = ("torch", "timm", "numpy", "numcodecs", "pcodec", "pillow")
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class ExtractionWorker:
         return calibrate(
             self._cache,
             name,
-            images=self._job.codec.calibration_images,
+            codec=self._job.codec,
             committee=self._committee,
             batch_size=self._job.extract.batch_size,
             pool=self._pool,

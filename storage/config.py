@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 
 class Frozen(BaseModel):
@@ -50,14 +57,39 @@ class JpegConfig(Frozen):
 class CodecConfig(Frozen):
     """How feature maps become bytes."""
 
-    name: Literal["f16", "int8"] = "f16"
-    """f16: the reference; int8: per-channel z-score and per-token scale."""
-    lossless: Literal["none", "zstd"] = "none"
-    """Lossless stage over the codes (numcodecs)."""
+    name: Literal["f16", "int8", "klt"] = "f16"
+    """f16: the reference; int8: per-channel z-score and per-token scale; klt: transform coding, each sample
+    as coarse as `fidelity` allows."""
+    lossless: Literal["none", "zstd", "pcodec"] = "none"
+    """Lossless stage over the codes (numcodecs); pcodec is klt's, for size."""
     level: int = Field(1, ge=1, le=19)
-    """Level of the lossless stage."""
+    """Level of the lossless stage; 8 suits pcodec, which ends at 12."""
     calibration_images: int = Field(64, ge=1)
-    """Images of the calibration pass: mean and scale per level and channel."""
+    """Images of the calibration pass: mean and scale per level and channel, and klt's bases, which want
+    thousands."""
+    calibration_tokens: int = Field(64, ge=1)
+    """klt: tokens of an image that its basis is calibrated on; 100 tokens per channel of all levels are
+    enough."""
+    fidelity: float = Field(0.995, ge=0.5, le=0.99999)
+    """klt: cosine of z-scored maps that every level of every sample keeps."""
+    basis: Literal["joint", "separable"] = "joint"
+    """klt: one basis over all levels' channels, or a mix of levels and a basis for each: a quarter of the
+    work to decode, more bits."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> CodecConfig:
+        if self.lossless == "pcodec" and self.name != "klt":
+            raise ValueError(f"codec.lossless pcodec is for klt, codec.name is {self.name}; use zstd or none")
+        if self.lossless == "pcodec" and self.level > 12:
+            raise ValueError(f"codec.level {self.level} is too high for pcodec; use 8, or up to 12")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without klt's settings for other codecs, whose fingerprints they must not change."""
+        fields: dict[str, Any] = dump(self)
+        unused = set() if self.name == "klt" else {"calibration_tokens", "fidelity", "basis"}
+        return {name: value for name, value in fields.items() if name not in unused}
 
 
 class CacheConfig(Frozen):

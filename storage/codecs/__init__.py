@@ -1,7 +1,7 @@
 """How feature maps become codes and back: the only part of storage, with stream.py, that knows torch."""
 
 from storage.codecs.calibration import Calibrator, load_stats, save_stats
-from storage.codecs.spec import CODECS, Codec, Encoded, LevelShape, Stats, make_codec
+from storage.codecs.spec import CODECS, Codec, Encoded, LevelShape, Stats, make_calibrator, make_codec
 
 __all__ = [
     "CODECS",
@@ -11,6 +11,7 @@ __all__ = [
     "LevelShape",
     "Stats",
     "load_stats",
+    "make_calibrator",
     "make_codec",
     "save_stats",
 ]

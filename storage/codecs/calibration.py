@@ -36,6 +36,13 @@ class Calibrator:
             self._sum[number] += tokens.sum(0).cpu()
             self._squares[number] += tokens.square_().sum(0).cpu()
 
+    def merge(self, other: Calibrator) -> None:
+        """Add what another calibrator of the same shapes has seen."""
+        for number, count in enumerate(other._count):
+            self._count[number] += count
+            self._sum[number] += other._sum[number]
+            self._squares[number] += other._squares[number]
+
     def finish(self) -> dict[str, Tensor]:
         """`mean.<level>` and `scale.<level>`, fp32 [C]; the scale of a constant channel is 1.
 

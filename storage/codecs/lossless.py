@@ -10,6 +10,7 @@ import numpy as np
 
 from storage.config import CodecConfig
 from storage.containers.base import CRC_BYTES, add_crc
+from storage.containers.zarr import PCODEC
 from storage.errors import FormatError
 
 
@@ -32,7 +33,17 @@ def _zstd(level: int) -> Lossless:
     )
 
 
-STAGES: dict[str, Callable[[int], Lossless]] = {"none": _none, "zstd": _zstd}
+def _pcodec(level: int) -> Lossless:
+    from numcodecs.pcodec import PCodec
+
+    stage = PCodec(level=level, **PCODEC)
+    return Lossless(
+        compress=lambda codes: bytes(stage.encode(codes)),
+        expand=lambda data: memoryview(stage.decode(data)).cast("B"),
+    )
+
+
+STAGES: dict[str, Callable[[int], Lossless]] = {"none": _none, "zstd": _zstd, "pcodec": _pcodec}
 """Name in a recipe -> stage of a level."""
 
 

@@ -3,18 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
 
 from storage.codecs.base import Codec, Encoded, LevelShape, Stats
+from storage.codecs.calibration import Calibrator
 from storage.codecs.f16 import F16Codec
 from storage.codecs.int8 import Int8Codec
+from storage.codecs.klt import KltCodec
+from storage.codecs.klt_calibration import KltCalibrator
 from storage.config import CodecConfig
 
-__all__ = ["CODECS", "Codec", "Encoded", "LevelShape", "Stats", "make_codec"]
+__all__ = [
+    "CALIBRATORS",
+    "CODECS",
+    "AnyCalibrator",
+    "Codec",
+    "Encoded",
+    "LevelShape",
+    "Stats",
+    "make_calibrator",
+    "make_codec",
+]
 
 CODECS: dict[str, Callable[[CodecConfig, tuple[LevelShape, ...], Stats], Codec]] = {
     "f16": F16Codec,
     "int8": Int8Codec,
+    "klt": KltCodec,
 }
+
+
+class AnyCalibrator(Protocol):
+    """Learns from a teacher's maps what a codec needs to know of them."""
+
+    def update(self, levels: Sequence[Tensor]) -> None:
+        """Add a batch of maps, [B, C, h, w] per level, without those that hold NaN or infinity.
+
+        Raises ValueError for shapes other than the calibrator's.
+        """
+
+    def finish(self) -> dict[str, Tensor]:
+        """The codec's tensors. Raises ValueError when too few images were usable."""
+
+
+CALIBRATORS: dict[str, Callable[[CodecConfig, tuple[LevelShape, ...]], AnyCalibrator]] = {
+    "f16": lambda _, shapes: Calibrator(shapes),
+    "int8": lambda _, shapes: Calibrator(shapes),
+    "klt": KltCalibrator,
+}
+
+
+def make_calibrator(config: CodecConfig, shapes: Sequence[Sequence[int]]) -> AnyCalibrator:
+    """The calibrator whose `finish` gives `make_codec` its `stats`."""
+    return CALIBRATORS[config.name](config, tuple(LevelShape(*shape) for shape in shapes))
 
 
 def make_codec(config: CodecConfig, shapes: Sequence[Sequence[int]], stats: Stats) -> Codec:

@@ -14,6 +14,16 @@ from storage.identity import canonical_json
 _FILL: dict[str, int | str] = {"float16": "NaN", "int8": -(2**7), "int16": -(2**15), "int32": -(2**31)}
 """What a reader sees in rows without a record: values that no code has."""
 
+PCODEC: dict[str, Any] = {
+    "mode_spec": "classic",
+    "delta_spec": "none",
+    "paging_spec": "equal_pages_up_to",
+    "delta_encoding_order": None,
+    "equal_pages_up_to": 32768,
+}
+"""How pcodec is used: klt's codes fall in variance over a row, and pages this short follow that; neighbours
+are no series, so there is nothing to take differences of."""
+
 
 class ZarrContainer:
     """Records are inner chunks as they are, in row order, then zarr's index of them."""
@@ -45,7 +55,7 @@ def array_json(
 ) -> bytes:
     """The bytes of zarr.json: an array [shards * samples_per_shard, symbols], chunk = one sample.
 
-    Row r of shard s is row s * samples_per_shard + r. `dtype` is the symbols' (float16 or int8), `shapes` the
+    Row r of shard s is row s * samples_per_shard + r. `dtype` is the symbols', `shapes` the
     levels' (C, h, w), kept as an attribute for readers without Cutler.
     """
     return canonical_json(
@@ -67,6 +77,9 @@ def array_json(
 def _sharding(codec: CodecConfig, dtype: str, symbols: int) -> dict[str, Any]:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     inner: list[dict[str, Any]] = [{"name": "bytes"} if dtype == "int8" else little]
+    if codec.lossless == "pcodec":
+        # it turns numbers into bytes itself
+        inner = [{"name": "numcodecs.pcodec", "configuration": {"level": codec.level, **PCODEC}}]
     if codec.lossless == "zstd":
         inner.append({"name": "zstd", "configuration": {"level": codec.level, "checksum": False}})
     return {

@@ -94,7 +94,7 @@ def test_teacher_macs_agree_with_pytorchs_counter(teacher: str, size: int) -> No
     assert teacher_macs(spec, 384).total == pytest.approx(counted(model, size), rel=0.015)
 
 
-@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize("codec", ["f16", "int8"])
 def test_record_bytes_are_those_of_real_records(codec: str) -> None:
     shapes = [LevelShape(6, 3, 5), LevelShape(4, 2, 2)]
     levels = [torch.randn(2, *shape) for shape in shapes]

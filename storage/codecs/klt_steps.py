@@ -1,0 +1,97 @@
+"""How coarse may a sample be quantised: the largest step of a ladder that keeps every level's cosine."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from storage.codecs.base import flat_cosine
+from storage.codecs.klt_space import Space
+
+FINEST, COARSEST = -64, 240
+"""Ends of the ladder: steps from 2^-16 to 2^60 z-scores."""
+# what rounding in fp32 may take from a cosine after it has been measured
+_MARGIN = 1e-6
+
+
+class Choice(NamedTuple):
+    """Rungs of a batch and what they keep."""
+
+    rung: Tensor
+    """j of the step 2^(j/4), int64 [B]."""
+    cosine: Tensor
+    """Cosine per level, float64 [B, levels]."""
+    reached: Tensor
+    """Whether every level has the asked cosine, bool [B]."""
+
+
+def step_of(rung: Tensor) -> Tensor:
+    """2^(rung/4), float32 [B, 1, 1]."""
+    return torch.exp2(rung.double() / 4).float().view(-1, 1, 1)
+
+
+def choose_steps(measure: Measure, *, fidelity: float, start: Tensor, patience: int) -> Choice:
+    """The rung of each sample: exact checks up or down the ladder from `start`, an estimate.
+
+    `patience` is the number of rungs after which a sample stays where it is, reached or not.
+    """
+    target = min(fidelity + _MARGIN, 1.0)
+    rung, cosine = start, measure.exact(start)
+    good = (cosine >= target).all(1)
+    best, kept, reached = rung, cosine, good
+    moving = torch.ones_like(good)
+    for _ in range(patience):
+        rung = (rung + torch.where(good, 1, -1)).clamp(FINEST, COARSEST)
+        cosine = measure.exact(rung)
+        passes = (cosine >= target).all(1)
+        # a sample that held climbs while it holds; one that missed descends until it holds
+        better = moving & (passes | ~good)
+        best, kept = torch.where(better, rung, best), torch.where(better.unsqueeze(1), cosine, kept)
+        reached = reached | (moving & passes)
+        moving = moving & (passes == good)
+        if not moving.any():
+            break
+    return Choice(best, kept, reached)
+
+
+def estimate_rungs(measure: Measure, fidelity: float) -> Tensor:
+    """The largest rung whose estimated cosines reach `fidelity`, by bisection; int64 [B]."""
+    low = torch.full((measure.samples,), FINEST, device=measure.device)
+    high = torch.full_like(low, COARSEST)
+    for _ in range((COARSEST - FINEST).bit_length()):
+        middle = (low + high + 1) // 2
+        good = (measure.estimate(middle) >= fidelity).all(1)
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle - 1)
+    return low.clamp(FINEST, COARSEST)
+
+
+class Measure:
+    """Cosine per level of quantised coefficients against the original: exact, or from sums per component."""
+
+    def __init__(self, space: Space, frequencies: Tensor, everything: Tensor, kept: Tensor) -> None:
+        """Frequencies, all their coefficients, and those to be kept (zero elsewhere), [B, N, D] each."""
+        self._everything, self._kept, self._channels = everything, kept, space.channels
+        self._levels = frequencies.split(space.channels, 2)
+        self._basis, self._shares = space.basis_on(kept.device), space.shares_on(kept.device)
+        self._energy = torch.stack([level.square().sum((1, 2)).double() for level in self._levels], 1)
+        self.samples, self.device = len(kept), kept.device
+
+    def exact(self, rung: Tensor) -> Tensor:
+        """Float64 [B, levels]: a DCT changes no cosine, so none is undone here."""
+        decoded = self._basis.inverse(self._quantised(rung))
+        pairs = zip(self._levels, decoded.split(self._channels, 2), strict=True)
+        return torch.stack([flat_cosine(level, back) for level, back in pairs], 1)
+
+    def estimate(self, rung: Tensor) -> Tensor:
+        """Float64 [B, levels], as if errors of different components never met."""
+        error = self._quantised(rung).sub_(self._everything)
+        along = (error * self._everything).sum(1).double() @ self._shares
+        power = error.square_().sum(1).double() @ self._shares
+        decoded = (self._energy + 2 * along + power).clamp_min(1e-300)
+        return (self._energy + along) / (self._energy * decoded).sqrt().clamp_min(1e-300)
+
+    def _quantised(self, rung: Tensor) -> Tensor:
+        step = step_of(rung)
+        return (self._kept / step).round_().mul_(step)
