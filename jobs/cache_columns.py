@@ -7,26 +7,66 @@ from typing import Any
 
 from jobs.config import Recipe
 from storage.cache import Cache
+from storage.errors import AmbiguousColumn
+from storage.identity import canonical_json, sha256
 from storage.layout import Column
 
 
 def columns_for(recipe: Recipe, cache: Cache) -> dict[str, Column]:
-    """teacher -> its column, in the recipe's order.
+    """teacher -> its column made with the recipe's settings, in the recipe's order.
+
+    Where a teacher has several such columns, the recipe's codec decides.
 
     Raises:
-        ValueError: the cache's views differ from the recipe's, or a teacher has no column; names both values
-            and the remedy.
+        ValueError: the cache's views differ from the recipe's, a teacher has no column, none was made with
+            the recipe's settings, or several were; names the values and the remedy.
     """
     check_views(recipe, cache)
-    held = cache.teacher_columns()
-    missing = [name for name in recipe.committee.teachers if name not in held]
-    if missing:
-        there = ", ".join(sorted(held)) or "no teacher"
+    return {name: column_for(name, recipe, cache) for name in recipe.committee.teachers}
+
+
+def column_for(name: str, recipe: Recipe, cache: Cache) -> Column:
+    """The column of one teacher; raises as `columns_for`."""
+    held = [column for column in cache.columns() if column.teacher == name]
+    if not held:
+        there = ", ".join(sorted({c.teacher for c in cache.columns() if c.teacher})) or "no teacher"
         raise ValueError(
-            f"cache {cache.url} holds {there}, the recipe asks {', '.join(missing)}; "
-            "extract them into it, or change committee.teachers"
+            f"cache {cache.url} holds {there}, the recipe asks {name}; extract it into the cache, "
+            "or change committee.teachers"
         )
-    return {name: held[name] for name in recipe.committee.teachers}
+    found = {column: misfit(cache.teacher_doc(column)["identity"], name, recipe) for column in held}
+    fitting = [column for column, what in found.items() if what is None]
+    if not fitting:
+        what = "; ".join(f"{column} has {what}" for column, what in found.items())
+        raise ValueError(
+            f"cache {cache.url}: {what}; change the recipe's [committee], or extract {name} again"
+        )
+    codec = recipe.cache.codec.name
+    chosen = (
+        [c for c in fitting if cache.teacher_doc(c)["codec"]["name"] == codec] if fitting[1:] else fitting
+    )
+    if len(chosen) != 1:
+        raise AmbiguousColumn(
+            f"cache {cache.url} holds {', '.join(map(str, fitting))}, all made as the recipe says; "
+            "set cache.codec.name to the one that is meant"
+        )
+    return chosen[0]
+
+
+def misfit(identity: Mapping[str, Any], name: str, recipe: Recipe) -> str | None:
+    """The first setting in which a column's identity differs from the recipe's, with both values."""
+    from pipeline.teachers.committee import settings_of
+    from pipeline.teachers.spec import spec_of
+    from pipeline.teachers.weights import known_digest
+
+    for key, value in settings_of(name, recipe.committee).items():
+        if identity.get(key) != value:
+            return f"{key} {identity.get(key)}, the recipe asks {value}"
+    digest = known_digest(spec_of(name), recipe.committee.weights)
+    if digest not in (None, identity["weights_sha256"]):
+        asked = f"{recipe.committee.weights}, which are {digest[:8]}"
+        return f"weights {identity['weights_sha256'][:8]}, the recipe asks {asked}"
+    return None
 
 
 def check_views(recipe: Recipe, cache: Cache) -> None:
@@ -44,8 +84,23 @@ def check_views(recipe: Recipe, cache: Cache) -> None:
 
 
 def snapshot(cache: Cache, columns: Mapping[str, Column]) -> dict[str, Any]:
-    """What a checkpoint pins of its data: segments, and the fingerprint of each column."""
+    """What a checkpoint pins of its data: segments; of each column fingerprint, codec and every object."""
+    features = {
+        name: {
+            "fingerprint": column.fingerprint,
+            "codec": cache.teacher_doc(column)["codec_sha256"],
+            "objects": objects_digest(cache, column),
+        }
+        for name, column in columns.items()
+    }
     return {
         "segments": [segment.model_dump(mode="json") for segment in cache.segments],
-        "columns": {name: column.fingerprint for name, column in columns.items()},
+        "images": objects_digest(cache, Column.images()),
+        "columns": features,
     }
+
+
+def objects_digest(cache: Cache, column: Column) -> str:
+    """SHA-256 over the digests of a column's committed objects, in the order of the shards."""
+    objects = {f"{shard:06d}": c.records.sha256 for shard, c in cache.committed(column).items()}
+    return sha256(canonical_json(objects))

@@ -24,4 +24,6 @@ def pick_device(asked: Device) -> str:
     if not found and "OMP_NUM_THREADS" in os.environ:
         # Ray sets one thread for a job without CPUs of its own; this entry point is the node's only work.
         torch.set_num_threads(os.cpu_count() or 1)
+    # TF32 would round the convolutions of what is called fp32 to ten bits.
+    torch.backends.cudnn.allow_tf32 = False
     return "cuda" if found and asked != "cpu" else "cpu"

@@ -85,7 +85,7 @@ def open_work(recipe: Recipe, url: str) -> Work:
 
 
 def complete_images(recipe: Recipe, url: str) -> Any:
-    """The cache at `url` if there is one that has all its images, else None."""
+    """The cache at `url` if there is one that has all images of the recipe's views, else None."""
     from storage.cache import Cache
     from storage.errors import MissingData
     from storage.manifest import Invariants
@@ -95,7 +95,8 @@ def complete_images(recipe: Recipe, url: str) -> Any:
     except MissingData:
         return None
     cache = Cache.create(url, Invariants.of(recipe.views, recipe.cache))
-    return None if cache.missing(Column.images()) or not cache.shards() else cache
+    views = len({shard.view for shard in cache.shards()})
+    return cache if recipe.views.count <= views and not cache.missing(Column.images()) else None
 
 
 def dry_run(recipe: Recipe, options: ExtractOptions) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,15 @@ def main(argv: list[str]) -> int:
     recipe, options = invocation.recipe, invocation.options
     from jobs.runfolder import complete, recorded
 
-    if complete(options.out, recipe, marker="summary.json", sections=DEPENDS_ON):
+    weights = student_file(options.student)
+    inputs = {"student": file_digest(weights)}
+    if complete(options.out, recipe, marker="summary.json", sections=DEPENDS_ON, inputs=inputs):
         log.info("%s is complete: nothing to do", options.out)
         return 0
     from jobs.device import pick_device
 
-    device, weights = pick_device(options.device), student_file(options.student)
-    with recorded(options.out, recipe, "finetune", device=device):
+    device = pick_device(options.device)
+    with recorded(options.out, recipe, "finetune", device=device, inputs=inputs):
         run(recipe, weights, options.out, device=device)
     return 0
 
@@ -51,7 +54,8 @@ def run(recipe: Recipe, weights: Path, out: Path, *, device: str) -> dict[str, A
     from student.stage2 import run_stage2
 
     model = build_model(recipe, weights=str(weights))
-    committee = build_committee(recipe.committee, torch.device(device)) if recipe.stage2.gamma else None
+    ask = recipe.committee.model_copy(update={"precision": recipe.stage2.teacher_precision})
+    committee = build_committee(ask, torch.device(device)) if recipe.stage2.gamma else None
     return run_stage2(model, committee, recipe.dataset, recipe.stage2, out=out, device=device)
 
 
@@ -67,6 +71,12 @@ def student_file(path: Path) -> Path:
             f"--student {path}: no student.safetensors there; finish distill first, or name the file"
         )
     return found
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def build_model(recipe: Recipe, *, weights: str) -> Any:

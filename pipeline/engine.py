@@ -132,8 +132,9 @@ class Engine:
                 break
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
             for reference in ready:
-                if reference in pending:
-                    self._settle(reference, pending, queue=queue, on_result=on_result)
+                if reference in pending and self._settle(
+                    reference, pending, queue=queue, on_result=on_result
+                ):
                     progress = time.monotonic()
             if time.monotonic() - progress > self._stall_timeout_s:
                 hands = sorted(shard for _, shard in pending.values())
@@ -162,12 +163,14 @@ class Engine:
         *,
         queue: Queue,
         on_result: Callable[[ShardResult], None],
-    ) -> None:
+    ) -> bool:
+        """Whether a finished call was an execution: a worker that cannot be reached is no progress."""
         actor, shard = pending.pop(reference)
         try:
             result = ray.get(reference)
         except ActorUnavailableError:
             queue.returned(actor, shard)
+            return False
         except RayActorError as died:
             for other in [r for r, (owner, _) in pending.items() if owner == actor]:
                 del pending[other]
@@ -178,6 +181,7 @@ class Engine:
         else:
             queue.done(actor, shard)
             on_result(result)
+        return True
 
     def _bury(self, actor: Any, died: RayActorError, queue: Queue) -> None:
         """Take a dead actor's shards back and replace it; one that never began has executed none of them."""

@@ -77,7 +77,7 @@ class Queue:
     def returned(self, worker: Hashable, unit: int) -> None:
         """`unit` came back unexecuted (the worker could not be reached): no execution is counted."""
         self._release(worker, unit)
-        self._waiting.append(unit)
+        (self._suspects if unit in self.tries else self._waiting).append(unit)
 
     def _release(self, worker: Hashable, unit: int) -> None:
         self.in_hand[worker].remove(unit)

@@ -68,6 +68,8 @@ class ExtractionWorker:
 
     def __init__(self, job: ExtractionJob) -> None:
         torch.set_num_threads(job.threads)
+        # TF32 would round the patch embedding of what is called fp32 to ten bits.
+        torch.backends.cudnn.allow_tf32 = False
         self._job = job
         self._cache = Cache.open(job.cache)
         self._committee = build_committee(job.committee, torch.device(job.device))

@@ -105,6 +105,8 @@ class Stage2Config(Frozen):
     """Weight of the distillation loss (eq. 6); 0: no teachers are run."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast precision of the student."""
+    teacher_precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the live teachers, in place of committee.precision."""
     noise: Literal["image", "pixel"] = "image"
     """MoR gate noise: one draw per image (eq. 4), or per token as the authors' code does."""
     seed: int = 0

@@ -62,21 +62,25 @@ class Committee:
 
         Where its weights were found is no part of it: the digest says which they are.
         """
-        # `padding` is left out: it changes no square image's maps, and the views of a cache are always square
-        spec = self._teachers[name].spec
-        mean, std = pixel_stats(spec, self._config.normalisation)
-        return {
-            "teacher": name,
-            "timm_id": spec.timm_id,
-            "build": {key: list(v) if isinstance(v, tuple) else v for key, v in spec.build},
-            "weights_sha256": self._digests[name],
-            "mean": list(mean),
-            "std": list(std),
-            "input": _input_rule(spec.canvas, spec.patch),
-            "precision": self._config.precision,
-            "blocks": list(spec.levels),
-            "tap": "block output, patch tokens, no final norm, no neck",
-        }
+        return settings_of(name, self._config) | {"weights_sha256": self._digests[name]}
+
+
+def settings_of(name: str, config: CommitteeConfig) -> dict[str, Any]:
+    """The identity of teacher `name` in a committee, but for its weights' digest: known before loading."""
+    # `padding` is left out: it changes no square image's maps, and the views of a cache are always square
+    spec = spec_of(name)
+    mean, std = pixel_stats(spec, config.normalisation)
+    return {
+        "teacher": name,
+        "timm_id": spec.timm_id,
+        "build": {key: list(v) if isinstance(v, tuple) else v for key, v in spec.build},
+        "mean": list(mean),
+        "std": list(std),
+        "input": _input_rule(spec.canvas, spec.patch),
+        "precision": config.precision,
+        "blocks": list(spec.levels),
+        "tap": "block output, patch tokens, no final norm, no neck",
+    }
 
 
 def build_committee(config: CommitteeConfig, device: torch.device | str = "cpu") -> Committee:

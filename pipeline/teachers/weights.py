@@ -63,6 +63,19 @@ def load_network(spec: TeacherSpec, weights: str) -> tuple[nn.Module, str]:
     return network, found
 
 
+def known_digest(spec: TeacherSpec, weights: str) -> str | None:
+    """The digest that `load_network` would find, where it can be known without a download; else None.
+
+    Raises:
+        WeightsError: a folder's digests.json is damaged.
+    """
+    if weights == "pretrained":
+        return None
+    if weights.startswith("random:"):
+        return load_network(spec, weights)[1]
+    return _digests(Path(weights)).get(spec.name, {}).get("sha256")
+
+
 def stage_weights(teachers: Iterable[str], folder: Path, *, source: str = "pretrained") -> dict[str, str]:
     """Write the weights of `teachers` into `folder` once, with their digests: all else runs offline from it.
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jobs.__main__ import main
+from jobs.cache_columns import columns_for
 from jobs.config import Recipe
 from jobs.extract import ExtractOptions, open_work, run
 from jobs.ray_session import cluster
+from storage.cache import Cache
+from tests.jobs.conftest import small_recipe
 
 
 @pytest.fixture(scope="module")
 def cache(ray_head: str, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small f16 cache, extracted over Ray."""
-    from tests.jobs.conftest import small_recipe
-
     recipe: Recipe = small_recipe(photos)
     folder = tmp_path_factory.mktemp("distill") / "cache"
     with cluster():
@@ -77,6 +79,9 @@ def test_similarity_and_maps_are_left_and_a_finished_run_is_not_run_again(
     [
         (["--views.size", "80"], "holds views with size 64, the recipe asks 80"),
         (["--committee.teachers", "mini_clip", "vit_s16"], "the recipe asks vit_s16"),
+        (["--committee.weights", "random:7"], "the recipe asks random:7, which are"),
+        (["--committee.normalisation", "pretrained"], "mean [0.485, 0.456, 0.406], the recipe asks [0.48"),
+        (["--committee.precision", "bf16"], "precision fp32, the recipe asks bf16"),
         (["--stage1.batch-size", "400"], "400"),
         (["--views.count", "9"], "9"),
         (["--student.arch", "huge"], "vit_base_patch16"),
@@ -95,6 +100,47 @@ def test_a_run_of_another_recipe_is_not_overwritten(
     assert distill(cache, tmp_path / "run") == 0
     assert distill(cache, tmp_path / "run", "--stage1.seed", "5") == 2
     assert "seed = 0 there, 5 now" in capsys.readouterr().err
+
+
+def test_a_resumed_run_may_change_what_does_not_change_the_result(cache: Path, tmp_path: Path) -> None:
+    assert distill(cache, tmp_path / "run") == 0
+    assert distill(cache, tmp_path / "run", "--stage1.threads", "1", "--stage1.log-every", "3") == 0
+
+
+def test_a_checkpoint_pins_every_object_it_was_trained_on(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, out = tmp_path / "cache", tmp_path / "run"
+    shutil.copytree(cache, copy)
+    assert distill(copy, out) == 0
+    (out / "summary.json").unlink()
+    opened = Cache.open(str(copy))
+    column = opened.teacher_columns()["mini_sam"]
+    rows = opened.shard(0).rows
+    records = opened.read_records(column, 0, range(rows))
+    opened.discard(column, 0)
+    codec = opened.codec(column)
+    others = [None if r is None else codec.pack(-codec.unpack(r)) for r in records]
+    fidelity = np.where([[r is None] * 4 for r in records], np.nan, 1.0)
+    opened.put_features(column, 0, others, fidelity, [None] * rows)
+    assert distill(copy, out) == 2
+    assert "snapshot" in capsys.readouterr().err
+
+
+def test_the_codec_tells_two_columns_apart(ray_head: str, photos: Path, cache: Path, tmp_path: Path) -> None:
+    both = tmp_path / "cache"
+    shutil.copytree(cache, both)
+    recipe = small_recipe(photos)
+    codec = recipe.cache.codec.model_copy(update={"name": "int8"})
+    recipe = recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"codec": codec})})
+    with cluster():
+        run(recipe, ExtractOptions(cache=str(both)), open_work(recipe, str(both)))
+    opened = Cache.open(str(both))
+    assert len(opened.columns()) == 7
+    for name in ("f16", "int8"):
+        settings = recipe.cache.model_copy(update={"codec": codec.model_copy(update={"name": name})})
+        found = columns_for(recipe.model_copy(update={"cache": settings}), opened)
+        assert {opened.teacher_doc(column)["codec"]["name"] for column in found.values()} == {name}
 
 
 def test_a_student_of_stage_1_is_scored_alone(cache: Path, photos: Path, tmp_path: Path) -> None:
