@@ -106,7 +106,10 @@ class MaxF(Meter):
 
 
 class MeanAngle(Meter):
-    """Normals: mean angle in degrees between prediction and label [B, 3, H, W], over labelled pixels."""
+    """Normals: mean angle in degrees between prediction and label [B, 3, H, W], over labelled pixels.
+
+    A prediction without a direction (a zero vector) is as far from right as from wrong: 90 degrees.
+    """
 
     name = "merr"
 
@@ -119,6 +122,8 @@ class MeanAngle(Meter):
         # atan2 keeps small angles exact where acos of a float32 dot product is off by hundredths of a degree.
         sine = torch.linalg.cross(ours, truth, dim=1).norm(dim=1)
         angle = torch.rad2deg(torch.atan2(sine, (ours * truth).sum(1)))
+        # atan2(0, 0) is 0; what is too short to normalise stays far from length 1, and NaN stays NaN.
+        angle = torch.where(ours.square().sum(1) < 0.5, 90.0, angle)
         return _sum_and_count(angle, valid)
 
     def _value(self, totals: Tensor) -> float:

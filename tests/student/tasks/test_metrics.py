@@ -72,6 +72,15 @@ def test_small_angles_are_exact() -> None:
     assert score("normals", prediction, label) == pytest.approx(0.01, rel=1e-4)
 
 
+def test_normals_without_a_direction_count_90_degrees() -> None:
+    label = torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1).expand(1, 3, 1, 4)
+    prediction = torch.zeros(1, 3, 1, 4)
+    prediction[0, 2, 0] = torch.tensor([0.0, 1e-30, 1e-6, 5.0])
+    assert score("normals", prediction, label) == pytest.approx((90 + 90 + 0 + 0) / 4)
+    prediction[0, 2, 0, 0] = math.nan
+    assert math.isnan(score("normals", prediction, label))
+
+
 def test_rmse_clamps_predictions_and_takes_truth_between_0_and_80() -> None:
     predictions, labels = make_batch(3)
     label = labels["depth"].clone()
