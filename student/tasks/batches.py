@@ -27,6 +27,9 @@ from student.tasks.pascal_context import PascalContext
 
 Sample = dict[str, Any]
 
+ORDER, AUGMENTATION = 0, 1
+"""First word of every seed here: no sample's augmentation draws from the stream that orders an epoch."""
+
 
 class Reader(Protocol):
     """A split of a data set on disk: `ids`, `tasks` and `read(index)`."""
@@ -56,7 +59,7 @@ class TrainingSet(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, index = item
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = np.random.default_rng((AUGMENTATION, self.seed, epoch, index))
         return augment(self.reader.read(index), rng, self.size)
 
 
@@ -97,9 +100,19 @@ class BatchOrder:
         for iteration in range(self.first, self.stop):
             if iteration // per_epoch != epoch:
                 epoch = iteration // per_epoch
-                order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
+                order = _shuffled(self.samples, (ORDER, self.seed, epoch))
             start = iteration % per_epoch * self.batch_size
             yield [(epoch, int(index)) for index in order[start : start + self.batch_size]]
+
+
+def _shuffled(count: int, words: tuple[int, ...]) -> np.ndarray:
+    """A permutation of `count` drawn from the words, int64 [count].
+
+    Sorts raw Philox output, which NumPy keeps stable across releases, as it does not Generator.permutation: a
+    run must resume under another NumPy.
+    """
+    raw = np.random.Philox(np.random.SeedSequence(words)).random_raw(count)
+    return np.argsort(raw, kind="stable")
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
