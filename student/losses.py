@@ -72,8 +72,9 @@ def distill_loss(
 
     Args:
         student: teacher name -> aligned maps of the levels, each [B, C, h, w].
-        teacher: teacher name -> target maps of the same levels, each [B, C, h', w'], finite in every row.
-        weight: [B]; a row of weight 0 counts neither in the sums nor in their denominators. All 0: loss 0.
+        teacher: teacher name -> target maps of the same levels, each [B, C, h', w'].
+        weight: [B]; a row of weight 0 counts neither in the sums nor in their denominators, whatever its
+            maps hold (NaN too), and gets no gradient. All 0: loss 0.
         alpha: weight of 1 - cosine.
         beta: weight of smooth L1.
 
@@ -101,7 +102,12 @@ def _teacher_loss(student: Levels, teacher: Levels, share: Tensor, *, alpha: flo
         raise ValueError(
             f"student has {len(student)} levels, teacher {len(teacher)}; both need the same taps"
         )
-    pairs = zip(student, teacher, strict=True)
+    # 0 * NaN is NaN, in the sum and in its gradient: a row that does not count must not enter the arithmetic.
+    counted = (share > 0)[:, None, None, None]
+    pairs = (
+        (torch.where(counted, s, 0), torch.where(counted, t, 0))
+        for s, t in zip(student, teacher, strict=True)
+    )
     per_sample = sum(level_loss(s, t, alpha=alpha, beta=beta) for s, t in pairs)
     return (share * per_sample).sum()
 

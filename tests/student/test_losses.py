@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -80,8 +82,14 @@ def test_terms_are_summed_over_teachers_and_levels_and_averaged_over_samples() -
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.sampled_from([0.0, 1.0, 0.5]), min_size=1, max_size=5).filter(any), st.integers(0, 99))
-def test_rows_of_weight_0_count_nothing(weights: list[float], seed: int) -> None:
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 0.5]), min_size=1, max_size=5).filter(any),
+    st.integers(0, 99),
+    st.sampled_from([0.0, math.nan, math.inf, -math.inf, 3e38]),
+)
+def test_rows_of_weight_0_count_nothing_whatever_they_hold(
+    weights: list[float], seed: int, content: float
+) -> None:
     student, teacher = maps(len(weights), seed)
     weight = torch.tensor(weights)
     for levels in student.values():
@@ -89,7 +97,9 @@ def test_rows_of_weight_0_count_nothing(weights: list[float], seed: int) -> None
             level.requires_grad_()
     for levels in teacher.values():
         for level in levels:
-            level[weight == 0] = 0.0  # what a quarantined sample decodes to
+            level[weight == 0] = (
+                content  # a quarantined sample decodes to 0; a live teacher may give anything
+            )
     total, _ = distill_loss(student, teacher, weight)
     total.backward()
     kept = weight > 0
@@ -105,8 +115,29 @@ def test_rows_of_weight_0_count_nothing(weights: list[float], seed: int) -> None
             assert not level.grad[~kept].any()
 
 
-def test_a_batch_of_weight_0_has_loss_0() -> None:
+def test_student_rows_of_weight_0_may_hold_nan_too() -> None:
+    student, teacher = maps(3, 0)
+    weight = torch.tensor([1.0, 0.0, 1.0])
+    clean, _ = distill_loss(student, teacher, weight)
+    for level in student["a"]:
+        level[1] = math.nan
+        level.requires_grad_()
+    total, _ = distill_loss(student, teacher, weight)
+    total.backward()
+    assert torch.equal(total, clean)
+    assert all(level.grad.isfinite().all() and not level.grad[1].any() for level in student["a"])
+
+
+def test_nan_in_a_row_that_counts_is_not_hidden() -> None:
     student, teacher = maps(2, 0)
+    teacher["b"][2][1, 0, 0, 0] = math.nan
+    assert distill_loss(student, teacher, torch.tensor([1.0, 0.5]))[0].isnan()
+
+
+@pytest.mark.parametrize("content", [1.0, math.nan])
+def test_a_batch_of_weight_0_has_loss_0(content: float) -> None:
+    student, teacher = maps(2, 0)
+    teacher = {name: [level * content for level in levels] for name, levels in teacher.items()}
     assert distill_loss(student, teacher, torch.zeros(2))[0].item() == 0
 
 
