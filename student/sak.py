@@ -81,7 +81,11 @@ class SAK(nn.Module):
         return output
 
     def align(self, paths: Mapping[str, Maps]) -> dict[str, Maps]:
-        """Path maps [B, C, h, w] -> maps with their teachers' channels [B, C_teacher, h, w] (paper B.1)."""
+        """Path maps [B, C, h, w] -> maps [B, C_teacher, h, w] with their teachers' channels (paper B.1).
+
+        The result is float32 and computed so, whatever the autocast says: some of the teachers' channels have
+        a mean of many deviations, which the 8 bits of bfloat16 would round away.
+        """
         return {
             name: [
                 self._align(f"{block}_{name}", level)
@@ -91,9 +95,11 @@ class SAK(nn.Module):
         }
 
     def _align(self, key: str, level: Tensor) -> Tensor:
+        level = level.float()
         if key not in self.ts_aligners:
             return level
-        return self.ts_aligners[key](level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        with torch.autocast(level.device.type, enabled=False):
+            return self.ts_aligners[key](level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def _embed(self, images: Tensor, grid: Grid) -> Tensor:
         patches = self.vit.patch_embed(images).flatten(1, 2)

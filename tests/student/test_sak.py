@@ -121,6 +121,25 @@ def test_aligner_gives_the_teachers_channels() -> None:
     torch.testing.assert_close(aligned["dino"][1][0, :, 2, 3], token)
 
 
+def test_aligner_under_bfloat16_keeps_a_channel_of_mean_40_and_deviation_1() -> None:
+    sak = build_student(MINI, CHANNELS, 0, image_size=64)
+    for layer in sak.ts_aligners.values():
+        torch.nn.init.normal_(layer.weight, std=96**-0.5)
+        torch.nn.init.constant_(layer.bias, 40)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        paths = sak(torch.randn(2, 3, 64, 64)).paths
+        aligned = sak.align(paths)
+        halves = sak.align({name: [level.bfloat16() for level in maps] for name, maps in paths.items()})
+    assert {level.dtype for maps in (aligned, halves) for ms in maps.values() for level in ms} == {
+        torch.float32
+    }
+    for block, (path, found) in enumerate(zip(paths["dino"], aligned["dino"], strict=True)):
+        layer = sak.ts_aligners[f"{block}_dino"].double()
+        wanted = F.linear(path.double().permute(0, 2, 3, 1), layer.weight, layer.bias).permute(0, 3, 1, 2)
+        assert 0.5 < wanted.std() < 2 and (wanted.mean() - 40).abs() < 1
+        assert (found - wanted).abs().max() < 1e-4  # bfloat16's next number after 40 is 40.25
+
+
 def test_seeds_decide_and_leave_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()

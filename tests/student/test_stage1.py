@@ -12,7 +12,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from student import stage1
 from student.config import OptimConfig, Stage1Config, StudentConfig
+from student.losses import distill_loss
 from student.metrics_log import read_records
 from student.pixels import normalise, to_unit
 from student.sak import SAK, build_student
@@ -161,6 +163,19 @@ def test_a_row_of_weight_0_changes_neither_loss_nor_gradient(teachers: Teachers,
     tolerance = {"fp32": 1e-5, "bf16": 2e-2}[precision]
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
+
+
+def test_maps_enter_the_loss_in_fp32_under_bf16(teachers: Teachers, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = []
+
+    def spied(paths, *args, **kwargs):
+        entered.extend(level.dtype for maps in paths.values() for level in maps)
+        return distill_loss(paths, *args, **kwargs)
+
+    monkeypatch.setattr(stage1, "distill_loss", spied)
+    step = _step(make_student(), data(teachers), config(precision="bf16"), CPU)
+    step(Batch(0, POOL[:2], torch.ones(2)))
+    assert entered == [torch.float32] * 8
 
 
 class NoHostSync(TorchDispatchMode):

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from student import stage2
 from student.config import DatasetConfig, OptimConfig, Stage2Config, StudentConfig
 from student.loading import loading
 from student.losses import distill_loss
@@ -218,10 +219,18 @@ def test_gamma_0_never_runs_teachers(data: DatasetConfig, teachers: TinyTeachers
 
 
 def test_bf16_keeps_losses_and_weights_in_fp32(
-    data: DatasetConfig, teachers: TinyTeachers, tmp_path: Path
+    data: DatasetConfig, teachers: TinyTeachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    maps: list[Tensor] = []
+
+    def spy(paths: dict[str, list[Tensor]], *rest: Any) -> Any:
+        maps.extend(level for levels in paths.values() for level in levels)
+        return distill_loss(paths, *rest)
+
+    monkeypatch.setattr(stage2, "distill_loss", spy)
     config = settings(precision="bf16", iterations=1, log_every=1)
     run_stage2(make_model(data), teachers, data, config, out=tmp_path, device="cpu")
+    assert [level.dtype for level in maps] == [torch.float32] * 8
     assert log_of(tmp_path)[0]["loss"] > 0
     saved = load_file(tmp_path / "student.safetensors").values()
     assert {tensor.dtype for tensor in saved} == {torch.float32, torch.int64}
