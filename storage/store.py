@@ -98,7 +98,14 @@ class RemoteStore:
         return bytes(self._fs.cat_file(self._path(path)))
 
     def read_range(self, path: str, offset: int, size: int) -> bytes:
-        return bytes(self._fs.cat_file(self._path(path), offset, offset + size))
+        try:
+            # by keyword: what stands second differs between file systems, on S3 it is a version
+            return bytes(self._fs.cat_file(self._path(path), start=offset, end=offset + size))
+        except OSError:
+            # services refuse a range that begins at the end of the object
+            if offset >= self.size(path):
+                return b""
+            raise
 
     def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
         starts = [offset for offset, _ in ranges]
