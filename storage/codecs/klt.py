@@ -12,7 +12,7 @@ from torch import Tensor
 from storage.codecs import base
 from storage.codecs.klt_rows import TOP, RowLayout
 from storage.codecs.klt_space import Space, group_levels, space_of
-from storage.codecs.klt_steps import Measure, choose_steps, estimate_rungs, step_of
+from storage.codecs.klt_steps import Measure, choose_steps, estimate_rungs, step_of, widen_dead_zones
 from storage.codecs.lossless import RecordCoder
 from storage.config import CodecConfig
 
@@ -107,17 +107,19 @@ class KltCodec:
         whole = cut < free - _WORTH
         kept = torch.where(whole.view(-1, 1, 1), everything, zone)
         first = torch.where(whole, free, cut)
-        chosen = choose_steps(measure(kept), fidelity=self._fidelity, start=first, patience=_PATIENCE)
-        rung, cosine, reached = chosen
-        missed = (~reached).nonzero()[:, 0]
+        choice = choose_steps(measure(kept), fidelity=self._fidelity, start=first, patience=_PATIENCE)
+        missed = (~choice.reached).nonzero()[:, 0]
         if len(missed):
             again = measure(everything[missed], missed)
             start = free[missed]
             found = choose_steps(again, fidelity=self._fidelity, start=start, patience=_LONG_PATIENCE)
             whole[missed], kept[missed] = True, everything[missed]
-            rung[missed], cosine[missed] = found.rung, found.cosine
-        codes = (kept / step_of(rung)).round_().flatten(1)
-        return _Quantised(codes.index_select(1, space.order_on(z.device)), rung, whole, cosine)
+            for column, better in zip(choice, found, strict=True):
+                column[missed] = better
+        final = measure(kept)
+        dead, cosine = widen_dead_zones(final, fidelity=self._fidelity, choice=choice)
+        codes = final.codes(choice.rung, dead).flatten(1)
+        return _Quantised(codes.index_select(1, space.order_on(z.device)), choice.rung, whole, cosine)
 
     def _rows(self, parts: Sequence[_Quantised], reasons: list[str | None]) -> np.ndarray:
         """Rows of codes [B, symbols]; one with more escapes than it has room for gets a reason."""

@@ -12,6 +12,7 @@ from storage.codecs.klt_space import Space
 
 FINEST, COARSEST = -64, 240
 """Ends of the ladder: steps from 2^-16 to 2^60 z-scores."""
+_DEAD_PARTS, _DEAD_MOST = 32, 7
 # what rounding in fp32 may take from a cosine after it has been measured
 _MARGIN = 1e-6
 
@@ -67,6 +68,24 @@ def estimate_rungs(measure: Measure, fidelity: float) -> Tensor:
     return low.clamp(FINEST, COARSEST)
 
 
+def widen_dead_zones(measure: Measure, *, fidelity: float, choice: Choice) -> tuple[Tensor, Tensor]:
+    """What a rung leaves over, spent on zeros: the widest dead zone of each sample, and its cosines.
+
+    A coefficient becomes 0 up to 1/2 + d/32 steps; d, int64 [B], is the largest of 0..7 that holds, by
+    bisection. Decoding does not depend on it.
+    """
+    target = min(fidelity + _MARGIN, 1.0)
+    low, cosine = torch.zeros_like(choice.rung), choice.cosine
+    high = torch.where(choice.reached, _DEAD_MOST, 0)
+    for _ in range(_DEAD_MOST.bit_length()):
+        middle = (low + high + 1) // 2
+        found = measure.exact(choice.rung, middle)
+        good = (found >= target).all(1)
+        low, high = torch.where(good, middle, low), torch.where(good, high, (middle - 1).clamp_min(0))
+        cosine = torch.where(good.unsqueeze(1), found, cosine)
+    return low, cosine
+
+
 class Measure:
     """Cosine per level of quantised coefficients against the original: exact, or from sums per component."""
 
@@ -78,9 +97,9 @@ class Measure:
         self._energy = torch.stack([level.square().sum((1, 2)).double() for level in self._levels], 1)
         self.samples, self.device = len(kept), kept.device
 
-    def exact(self, rung: Tensor) -> Tensor:
+    def exact(self, rung: Tensor, dead: Tensor | None = None) -> Tensor:
         """Float64 [B, levels]: a DCT changes no cosine, so none is undone here."""
-        decoded = self._basis.inverse(self._quantised(rung))
+        decoded = self._basis.inverse(self._quantised(rung, dead))
         pairs = zip(self._levels, decoded.split(self._channels, 2), strict=True)
         return torch.stack([flat_cosine(level, back) for level, back in pairs], 1)
 
@@ -92,6 +111,14 @@ class Measure:
         decoded = (self._energy + 2 * along + power).clamp_min(1e-300)
         return (self._energy + along) / (self._energy * decoded).sqrt().clamp_min(1e-300)
 
-    def _quantised(self, rung: Tensor) -> Tensor:
-        step = step_of(rung)
-        return (self._kept / step).round_().mul_(step)
+    def codes(self, rung: Tensor, dead: Tensor | None = None) -> Tensor:
+        """Whole numbers, float32 [B, N, D], with dead zones of 1/2 + `dead`/32 steps."""
+        scaled = self._kept / step_of(rung)
+        if dead is None:
+            return scaled.round_()
+        reach = (0.5 + dead.float() / _DEAD_PARTS).view(-1, 1, 1)
+        near = scaled.abs() < reach
+        return scaled.round_().masked_fill_(near, 0)
+
+    def _quantised(self, rung: Tensor, dead: Tensor | None = None) -> Tensor:
+        return self.codes(rung, dead).mul_(step_of(rung))
