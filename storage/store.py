@@ -69,13 +69,12 @@ def open_store(url: str) -> Store:
 
 def measure(store: Store, path: str) -> tuple[int, str]:
     """Size and hex SHA-256 of an object, read in blocks. Raises FileNotFoundError."""
-    digest, size = hashlib.sha256(), 0
-    while block := store.read_range(path, size, _BLOCK_BYTES):
+    # size first: a service refuses a range that begins at the end
+    size, digest, done = store.size(path), hashlib.sha256(), 0
+    while done < size and (block := store.read_range(path, done, min(_BLOCK_BYTES, size - done))):
         digest.update(block)
-        size += len(block)
-        if len(block) < _BLOCK_BYTES:
-            break
-    return size, digest.hexdigest()
+        done += len(block)
+    return done, digest.hexdigest()
 
 
 class RemoteStore:

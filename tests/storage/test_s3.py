@@ -12,7 +12,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from storage.cache import Cache
-from storage.store import Store, open_store
+from storage.identity import sha256
+from storage.store import Store, measure, open_store
 from storage.verify import verify
 from tests.storage.sample_cache import encode, jpeg_of, make_cache, sample_rows
 
@@ -66,6 +67,12 @@ def test_the_service_decides_a_race(store: Store, monkeypatch: pytest.MonkeyPatc
     assert store.put_new("x", b"first")
     assert not store.put_new("x", b"second")
     assert store.read("x") == b"first"
+
+
+@pytest.mark.parametrize("size", [0, 1 << 24])
+def test_objects_of_whole_blocks_are_measured(store: Store, size: int) -> None:
+    store.put_new("x", bytes(size))
+    assert measure(store, "x") == (size, sha256(bytes(size)))
 
 
 @pytest.mark.parametrize("container", ["wds", "zarr"])

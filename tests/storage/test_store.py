@@ -68,10 +68,23 @@ def test_what_is_not_there(store: Store) -> None:
             call("nothing")
 
 
-def test_large_objects_are_measured_in_blocks(store: Store) -> None:
-    data = bytes(range(256)) * (1 << 17)  # two whole blocks of 16 MiB
+@pytest.mark.parametrize("size", [0, 1, 1 << 25, (1 << 25) + 1])
+def test_objects_are_measured_in_blocks_within_their_size(
+    store: Store, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """S3 refuses a range that begins at the end: whole blocks of 16 MiB, and nothing, end where one would."""
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
     store.put_new("big", data)
-    assert measure(store, "big") == (len(data), sha256(data))
+    read, ranges = store.read_range, list[tuple[int, int]]()
+
+    def noted(path: str, offset: int, count: int) -> bytes:
+        ranges.append((offset, count))
+        return read(path, offset, count)
+
+    monkeypatch.setattr(store, "read_range", noted)
+    assert measure(store, "big") == (size, sha256(data))
+    assert all(count > 0 and offset + count <= size for offset, count in ranges)
+    assert sum(count for _, count in ranges) == size
 
 
 def test_one_of_many_creates(tmp_path: Path) -> None:
