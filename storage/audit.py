@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -13,14 +14,18 @@ from storage import columns, layout
 from storage.cache import Cache
 from storage.commits import Commit, ObjectRef, read_commit, read_compaction
 from storage.containers.base import MISSING, load_index
-from storage.errors import CacheError, CorruptObject
+from storage.errors import CacheError, CorruptObject, FormatError, MissingData
 from storage.layout import Column
 from storage.store import Store, measure
+
+Kind = Literal["damaged", "gone", "unreadable"]
+"""unreadable: looking failed (no descriptors, a timeout, no permission, another version's document), which
+says nothing about the bytes; only what is damaged or gone may be discarded."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is damaged or missing."""
+    """One thing that is damaged, missing or could not be looked at."""
 
     path: str
     """The object or document, relative to the cache."""
@@ -29,6 +34,13 @@ class Problem:
     shard: int | None
     """The shard it belongs to, None for documents of a whole column."""
     what: str
+    kind: Kind = "damaged"
+
+    @staticmethod
+    def unreadable(path: str, column: Column | None, shard: int | None, error: Exception) -> Problem:
+        """What `error` kept from being looked at."""
+        what = f"could not be read: {error}; nothing was concluded"
+        return Problem(path, column, shard, what, "unreadable")
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}"
@@ -44,8 +56,12 @@ def caught(
     except CorruptObject as error:
         problems.append(Problem(error.path, column, shard, error.why))
     except FileNotFoundError:
-        problems.append(Problem(path, column, shard, "it is gone"))
-    except (CacheError, OSError) as error:
+        problems.append(Problem(path, column, shard, "it is gone", "gone"))
+    except MissingData as error:
+        problems.append(Problem(path, column, shard, str(error), "gone"))
+    except (FormatError, OSError) as error:
+        problems.append(Problem.unreadable(path, column, shard, error))
+    except CacheError as error:
         problems.append(Problem(path, column, shard, str(error)))
 
 
@@ -98,13 +114,12 @@ def audit_registration(cache: Cache, column: Column) -> tuple[list[Problem], set
     """Problems of teacher.json, codec.safetensors and zarr.json, and the paths of these."""
     store, problems = cache.store, list[Problem]()
     teacher, codec, array = layout.teacher_path(column), layout.codec_path(column), layout.zarr_path(column)
-    named = {teacher, codec}
+    named = {teacher, codec, *([array] if cache.invariants.container == "zarr" else [])}
     with caught(problems, teacher, column):
         doc = columns.read_teacher(store, column, cache.invariants)
         with caught(problems, codec, column):
             _check_bytes(codec, measure(store, codec)[1], doc["codec_sha256"], "teacher.json")
         if cache.invariants.container == "zarr":
-            named.add(array)
             with caught(problems, array, column):
                 if store.read(array) != columns.zarr_json(doc, cache.invariants, len(cache.shards())):
                     raise CorruptObject(

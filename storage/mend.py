@@ -14,11 +14,12 @@ def discard_damage(cache: Cache, problems: Iterable[Problem]) -> list[str]:
 
     A damaged compaction or zarr.json is deleted alone: extraction writes both again from sound documents. A
     damaged teacher.json or codec.safetensors costs its whole column, for no code can be decoded without them.
-    Otherwise one shard of one column goes. cache.json and segments cannot be made again and are left alone.
+    Otherwise one shard of one column goes. cache.json and segments cannot be made again and are left alone, and
+    so is what could merely not be read: it may be sound, a host out of descriptors must not cost a cache.
     Nothing may write to the cache meanwhile.
     """
     done, dropped = [], set()
-    found = list(problems)
+    found = [problem for problem in problems if problem.kind != "unreadable"]
     for problem in found:
         column = problem.column
         if column is None or problem.shard is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from storage import layout
-from storage.audit import ColumnAudit, Problem, audit_commit, audit_registration, audit_samples
+from storage.audit import ColumnAudit, Kind, Problem, audit_commit, audit_registration, audit_samples
 from storage.cache import Cache
 from storage.commits import Commit
 from storage.errors import CacheError, CorruptObject, FormatError
@@ -29,7 +29,7 @@ class VerifyReport:
     """What a verification found."""
 
     problems: list[Problem] = field(default_factory=list)
-    """What is damaged or missing, by path."""
+    """What is damaged, missing or could not be looked at, by path."""
     notes: list[str] = field(default_factory=list)
     """Files that no commit names: left by a crash, harmless."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged or missing."""
+        """Whether all was looked at and nothing is damaged or missing."""
         return not self.problems
 
 
@@ -56,7 +56,14 @@ def verify(cache: Cache | str, depth: Depth = "checksums", progress: Progress | 
     except CacheError as error:
         report.problems.append(Problem(layout.INVARIANTS, None, None, str(error)))
         return report
-    _Verification(fresh, depth, progress or (lambda done, total: None), report).run()
+    except OSError as error:
+        report.problems.append(Problem.unreadable(layout.INVARIANTS, None, None, error))
+        return report
+    try:
+        _Verification(fresh, depth, progress or (lambda done, total: None), report).run()
+    except OSError as error:
+        # not even a listing: the rest was not looked at
+        report.problems.append(Problem.unreadable(".", None, None, error))
     report.problems.sort(key=lambda problem: (problem.path, problem.what))
     return report
 
@@ -99,7 +106,7 @@ class _Verification:
             commit = audit.commits.get(shard.index)
             if commit is None:
                 if path not in self.named:
-                    self._problem(path, column, shard.index, "the shard is not committed")
+                    self._problem(path, column, shard.index, "the shard is not committed", "gone")
             elif commit.rows != shard.rows:
                 self._problem(path, column, shard.index, f"it has {commit.rows} rows, the shard {shard.rows}")
             elif shard.index in images and commit.keys != images[shard.index].keys:
@@ -132,14 +139,17 @@ class _Verification:
         counts["samples"] += commit.rows if commit.column == "images" else 0
 
     def _orphans(self, paths: list[str]) -> None:
+        if any(problem.kind == "unreadable" for problem in self.report.problems):
+            # what could not be read may name them
+            return
         for path in paths:
             if path not in self.named and not path.startswith(layout.LOGS + "/"):
                 self.report.notes.append(
                     f"{path}: no commit names it; it may be deleted while nothing is writing"
                 )
 
-    def _problem(self, path: str, column: Column | None, shard: int | None, what: str) -> None:
-        self.report.problems.append(Problem(path, column, shard, what))
+    def _problem(self, path: str, column: Column, shard: int, what: str, kind: Kind = "damaged") -> None:
+        self.report.problems.append(Problem(path, column, shard, what, kind))
 
 
 def _feature_columns(paths: list[str]) -> list[Column]:
