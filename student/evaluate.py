@@ -19,6 +19,7 @@ from student.config import DatasetConfig, EvaluateConfig
 from student.loading import loading, to_device
 from student.multitask import SAKMultiTask
 from student.pictures import pictured, save_pictures
+from student.single_task import SingleTask
 from student.tasks.batches import ValidationSet, open_dataset
 from student.tasks.metrics import Meter, delta_m, for_task
 
@@ -32,7 +33,7 @@ def evaluate_tasks(
     *,
     out: Path,
     device: torch.device | str,
-    single_task: Mapping[str, float] | None = None,
+    single_task: SingleTask | Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Score a student on the validation split, in float32.
 
@@ -46,20 +47,20 @@ def evaluate_tasks(
         config: batch size, workers, number of pictures.
         out: the evaluation's folder.
         device: where to run.
-        single_task: task -> the same metric of a single-task model; with it delta_m (eq. 7) is reported.
+        single_task: single-task models' figures; with them delta_m (eq. 7) is reported, over the tasks whose
+            metric is the same. A plain mapping task -> value holds the paper's metrics (B.4).
 
     Returns:
         task -> metric in the units of student.tasks.spec.METRICS; NaN where the split labels nothing.
 
     Raises:
-        ValueError: the data set is incomplete, or `single_task` lacks a task.
+        ValueError: the data set is incomplete, or `single_task` does not compare or lacks a task.
     """
     device = torch.device(device)
-    if single_task:  # a missing baseline is told before the run, not after it
-        delta_m(dict.fromkeys(data.tasks, 1.0), single_task)
+    given, compared = _baseline(single_task, data)
     samples = ValidationSet(open_dataset(data, "val"), size=data.size)
     asked = {"dataset": data.model_dump(mode="json", exclude={"path"}), "ids": samples.reader.ids}
-    asked |= {"single_task": dict(single_task or {}), "pictures": config.save_predictions}
+    asked |= {**given, "delta_m_tasks": compared, "pictures": config.save_predictions}
     identity = fingerprint({**asked, "weights": weights_digest(model)})
     if (done := _finished(out / "metrics.json", identity)) is not None:
         log.info("%s holds this evaluation already", out)
@@ -70,7 +71,7 @@ def evaluate_tasks(
     finally:
         model.train(training)
     write_json(out / "gates.json", {"experts": ["shared", *model.backbone.teachers], "tasks": gates})
-    scores = _scores(meters, single_task)
+    scores = {**_scores(meters), **given, **_gain(meters, given["single_task"], compared)}
     facts = {"dataset": data.name, "images": len(samples), "compat": data.compat, "identity": identity}
     pictures = [samples.reader.ids[i] for i in pictured(len(samples), config.save_predictions)]
     write_json(out / "metrics.json", {**facts, **scores, "pictures": pictures})
@@ -109,14 +110,33 @@ def _score(
     return meters, {task: (total / len(samples)).tolist() for task, total in sums.items()}
 
 
-def _scores(meters: Mapping[str, Meter], single_task: Mapping[str, float] | None) -> dict[str, Any]:
+def _baseline(
+    single_task: SingleTask | Mapping[str, float] | None, data: DatasetConfig
+) -> tuple[dict[str, Any], list[str]]:
+    """The baselines as metrics.json has them, and the tasks to compare; told before the run, not after it."""
+    if not single_task:
+        return {"single_task": None}, []
+    single = single_task if isinstance(single_task, SingleTask) else SingleTask(single_task)
+    names = {task: for_task(task, data.name, compat=data.compat).name for task in data.tasks}
+    compared = single.compared(names, {"dataset": data.name, "compat": data.compat})
+    return {"single_task": dict(single.values)}, compared
+
+
+def _scores(meters: Mapping[str, Meter]) -> dict[str, Any]:
     """The scores as JSON has them: null where there was nothing to count."""
-    metrics = {task: meter.compute() for task, meter in meters.items()}
-    names = {task: meter.name for task, meter in meters.items()}
-    gain = 100 * delta_m(metrics, single_task, metrics=names) if single_task else math.nan
-    given = dict(single_task) if single_task else None
-    nulled = {task: _or_null(value) for task, value in metrics.items()}
-    return {"metrics": nulled, "names": names, "single_task": given, "delta_m": _or_null(gain)}
+    metrics = {task: _or_null(meter.compute()) for task, meter in meters.items()}
+    return {"metrics": metrics, "names": {task: meter.name for task, meter in meters.items()}}
+
+
+def _gain(
+    meters: Mapping[str, Meter], single_task: Mapping[str, float] | None, compared: list[str]
+) -> dict[str, Any]:
+    """Delta_m (eq. 7) in per cent over the compared tasks, and which these are."""
+    if not single_task or not compared:
+        return {"delta_m": None, "delta_m_tasks": compared}
+    metrics = {task: meters[task].compute() for task in compared}
+    gain = delta_m(metrics, single_task, metrics={task: meters[task].name for task in compared})
+    return {"delta_m": _or_null(100 * gain), "delta_m_tasks": compared}
 
 
 def _finished(path: Path, identity: str) -> dict[str, float] | None:

@@ -24,6 +24,7 @@ A run is one folder with one folder per step. The report reads files only; each 
     RUN/evaluate-<dataset>/metrics.json     student.evaluate writes it: {"dataset", "images", "compat",
                                             "metrics": {task: value or null}, "names": {task: metric},
                                             "single_task": {task: value} or null, "delta_m": percent or null,
+                                            "delta_m_tasks": [task, ...] that it is the mean over,
                                             "pictures": [id, ...]}
     RUN/evaluate-<dataset>/gates.json       {"experts": [name, ...], "tasks": {task: [level][expert] weight}}
     RUN/evaluate-<dataset>/predictions/     <id>_image.png, <id>_<task>.png, <id>_<task>_truth.png

@@ -135,7 +135,8 @@ def mean(doc: Mapping[str, Any], teachers: Sequence[str], kind: str) -> float | 
 def metrics_table(scores: Mapping[str, Any], published: Sequence[Any] = ()) -> Table:
     """Task metrics of one data set, the paper's rows (student.report.published.Row) above our own.
 
-    A task that was scored by another metric than the paper's has no figures of the paper beside it.
+    A task that was scored by another metric than the paper's has no figures of the paper beside it; nor of
+    single-task models, where those could not be compared.
     """
     metrics = {task: metric_of(task, scores) for task in scores["metrics"]}
     same = [task for task, metric in metrics.items() if metric is METRICS[task_spec(task).metrics[0]]]
@@ -144,11 +145,16 @@ def metrics_table(scores: Mapping[str, Any], published: Sequence[Any] = ()) -> T
     for row in published:
         values = {task: row.values.get(task) for task in same}
         rows.append(score_row(f"{row.model} (paper, {row.source})", values, row.gain, metrics))
-    if scores.get("single_task"):
-        rows.append(score_row("single-task (given)", scores["single_task"], 0.0, metrics))
+    note = ""
+    if given := scores.get("single_task"):
+        compared = scores.get("delta_m_tasks", list(metrics))
+        values = {task: given.get(task) for task in compared}
+        rows.append(score_row("single-task (given)", values, 0.0 if compared else None, metrics))
+        if left_out := [task_spec(task).title for task in metrics if task not in compared]:
+            note = f"; Δm of this run without {', '.join(left_out)}: the single-task metric is another one"
     rows.append(score_row("this run", scores["metrics"], scores.get("delta_m"), metrics))
     kind = "the released code's conventions" if scores.get("compat") == "official" else "sound definitions"
-    note = f"{number(scores.get('images'))} validation images; metrics by {kind}"
+    note = f"{number(scores.get('images'))} validation images; metrics by {kind}{note}"
     return Table(("model", *titles, "Δm % ↑"), tuple(rows), note=note, strong=frozenset({len(rows) - 1}))
 
 

@@ -16,7 +16,9 @@ from student.evaluate import evaluate_tasks, weights_digest
 from student.multitask import SAKMultiTask, build_multitask
 from student.pictures import pictured
 from student.report.page import write_report
+from student.report.tables import MISSING, metrics_table
 from student.sak import build_student
+from student.single_task import read_single_task
 from student.stage2 import run_stage2
 from student.tasks.scenes.write import write_pascal_context
 from student.tasks.spec import out_channels
@@ -154,22 +156,37 @@ def test_mode_is_restored_and_state_untouched(data: DatasetConfig, tmp_path: Pat
     assert weights_digest(make_model(data, ("dinov2",))) != digest
 
 
-def test_gain_against_single_task_models(
+def test_gain_against_our_own_single_task_scores(
     data: DatasetConfig, model: SAKMultiTask, out: Path, tmp_path: Path
 ) -> None:
+    document = read_metrics(out)
+    ours = document["metrics"]
+    single = {**ours, "semseg": ours["semseg"] / 2, "depth": ours["depth"] * 2, "edge": ours["edge"] * 4}
+    (tmp_path / "single.json").write_text(json.dumps({**document, "metrics": single}))
+    given = read_single_task(tmp_path / "single.json")
+    evaluate_tasks(model, data, CONFIG, out=tmp_path, device="cpu", single_task=given)
+    found = read_metrics(tmp_path)
+    assert found["delta_m"] == pytest.approx(100 * (1 + 0.5 + 0 + 0.75) / 4)
+    assert found["single_task"] == single and found["delta_m_tasks"] == list(TASKS)
+    assert document["single_task"] is None and document["delta_m"] is None
+
+
+def test_gain_over_plain_figures_leaves_the_boundary_loss_out(
+    data: DatasetConfig, model: SAKMultiTask, out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ours = read_metrics(out)["metrics"]
-    single = {
-        "semseg": ours["semseg"] / 2,
-        "depth": ours["depth"] * 2,
-        "normals": ours["normals"],
-        "edge": ours["edge"],
-    }
-    evaluate_tasks(model, data, CONFIG, out=tmp_path, device="cpu", single_task=single)
-    document = read_metrics(tmp_path)
-    assert document["delta_m"] == pytest.approx(100 * (1 + 0.5 + 0 + 0) / 4)
-    assert document["single_task"] == single
-    with pytest.raises(ValueError, match="edge"):
-        evaluate_tasks(model, data, CONFIG, out=tmp_path, device="cpu", single_task={**single, "edge": 0.0})
+    single = {"semseg": ours["semseg"] / 2, "depth": ours["depth"] * 2, "normals": ours["normals"]}
+    plain = {**single, "edge": 77.35}  # odsF, per cent
+    evaluate_tasks(model, data, CONFIG, out=tmp_path, device="cpu", single_task=plain)
+    found = read_metrics(tmp_path)
+    assert found["delta_m"] == pytest.approx(100 * (1 + 0.5 + 0) / 3)
+    assert found["single_task"] == plain and found["delta_m_tasks"] == ["semseg", "depth", "normals"]
+    assert "delta_m leaves edge out: it is scored by boundary_loss here" in caplog.text
+    table = metrics_table(found)
+    assert table.rows[0][-2:] == (MISSING, "0.00") and table.rows[1][-1] == "50.00"
+    assert "without Boundary" in table.note
+    with pytest.raises(ValueError, match="depth"):
+        evaluate_tasks(model, data, CONFIG, out=tmp_path, device="cpu", single_task={**plain, "depth": 0.0})
 
 
 def test_nothing_labelled_is_null_in_json_and_nan_for_the_caller(tmp_path: Path) -> None:
