@@ -139,9 +139,15 @@ class Cache:
         compact(self.store, column, self.committed(column))
 
     def discard(self, column: Column, shard_index: int) -> None:
-        """Take a shard of a column out of the cache, to be extracted again. Nothing may write meanwhile."""
-        discard(self.store, column, shard_index)
-        self._log.forget(column)
+        """Take a shard of a column out of the cache, to be extracted again. Nothing may write meanwhile.
+
+        A shard of images takes with it that shard of every column, which was made from its pixels.
+        """
+        # the images last: no reader meets features without them
+        made_from_it = self._all_feature_columns() if column.is_images else []
+        for each in [*made_from_it, column]:
+            discard(self.store, each, shard_index)
+            self._log.forget(each)
         self._reader.forget()
 
     def drop(self, column: Column) -> None:
@@ -230,7 +236,8 @@ class Cache:
             ext=doc["codec"]["name"],
             values=columns.values_per_sample(doc),
         )
-        return writer.write(shard, self.samples(shard_index), records, fidelity, reasons)
+        samples, images = self.samples(shard_index), self._reader.commit(Column.images(), shard_index)
+        return writer.write(shard, samples, images.records.sha256, records, fidelity, reasons)
 
     def samples(self, shard_index: int) -> pa.Table:
         """The sample table of a shard (manifest.SAMPLES), verified. Raises MissingData or CorruptObject."""
@@ -245,12 +252,20 @@ class Cache:
         return self._reader.read(column, shard_index, rows)
 
     def _feature_columns(self) -> list[Column]:
-        found = [
-            Column.features(teacher, fp)
-            for teacher in self.store.folders(layout.FEATURES)
-            for fp in self.store.folders(f"{layout.FEATURES}/{teacher}")
-        ]
+        found = self._column_folders(layout.FEATURES)
         return [column for column in found if self.store.exists(layout.teacher_path(column))]
+
+    def _all_feature_columns(self) -> list[Column]:
+        """Columns with objects or commits, those without teacher.json included."""
+        found = self._column_folders(layout.FEATURES)
+        return sorted({*found, *self._column_folders(f"{layout.COMMITS}/{layout.FEATURES}")})
+
+    def _column_folders(self, folder: str) -> list[Column]:
+        return [
+            Column.features(teacher, fp)
+            for teacher in self.store.folders(folder)
+            for fp in self.store.folders(f"{folder}/{teacher}")
+        ]
 
     def _load_segments(self) -> None:
         per_shard = self.invariants.samples_per_shard

@@ -56,6 +56,8 @@ class Commit(Frozen):
     rows: int = Field(ge=1)
     keys: str
     """Digest of the shard's sample keys; the same in every column."""
+    source: str | None = None
+    """Features: hex digest of the object of images that they were made from; None for images."""
     objects: tuple[ObjectRef, ...] = Field(min_length=1)
     """The object of records first; for images the sample table second."""
     index: ByteRange | None = None
@@ -78,6 +80,16 @@ class Commit(Frozen):
     def path(self) -> str:
         """Where the commit is."""
         return layout.commit_path(Column(self.column), self.shard)
+
+    def mismatch(self, images: Commit) -> str | None:
+        """Why this commit does not go with that of the shard's images; None when it does."""
+        if self.keys != images.keys:
+            return f"it is about other samples than the images of shard {self.shard}"
+        if self.column != images.column and self.source != images.records.sha256:
+            return (
+                f"it was made from other pixels than the images of shard {self.shard}, {images.records.name}"
+            )
+        return None
 
 
 def write_commit(commit: Commit) -> bytes:

@@ -14,9 +14,9 @@ def discard_damage(cache: Cache, problems: Iterable[Problem]) -> list[str]:
 
     A damaged compaction or zarr.json is deleted alone: extraction writes both again from sound documents. A
     damaged teacher.json or codec.safetensors costs its whole column, for no code can be decoded without them.
-    Otherwise one shard of one column goes. cache.json and segments cannot be made again and are left alone, and
-    so is what could merely not be read: it may be sound, a host out of descriptors must not cost a cache.
-    Nothing may write to the cache meanwhile.
+    Otherwise one shard of one column goes, or of all columns when it is the images'. cache.json and segments
+    cannot be made again and are left alone, and so is what could merely not be read: it may be sound, a host
+    out of descriptors must not cost a cache. Nothing may write to the cache meanwhile.
     """
     done, dropped = [], set()
     found = [problem for problem in problems if problem.kind != "unreadable"]
@@ -35,5 +35,6 @@ def discard_damage(cache: Cache, problems: Iterable[Problem]) -> list[str]:
     for column, shard in sorted(shards):
         if column not in dropped:
             cache.discard(column, shard)
-            done.append(f"discarded shard {shard:06d} of {column}")
+            also = " and of every column made from them" if column.is_images else ""
+            done.append(f"discarded shard {shard:06d} of {column}{also}")
     return done

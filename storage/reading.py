@@ -62,9 +62,9 @@ class Reader:
         self.samples.cache_clear()
 
     def _load_index(self, column: Column, shard: int) -> Index:
-        commit, images = self.commit(column, shard), self.commit(Column.images(), shard)
-        if commit.keys != images.keys:
-            raise CorruptObject(commit.path, f"it is about other samples than the images of shard {shard}")
+        commit = self.commit(column, shard)
+        if fault := commit.mismatch(self.commit(Column.images(), shard)):
+            raise CorruptObject(commit.path, fault)
         name = commit.records.name
         return self._committed(
             name, lambda: load_index(lambda at, size: self._store.read_range(name, at, size), commit)

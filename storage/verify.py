@@ -109,8 +109,8 @@ class _Verification:
                     self._problem(path, column, shard.index, "the shard is not committed", "gone")
             elif commit.rows != shard.rows:
                 self._problem(path, column, shard.index, f"it has {commit.rows} rows, the shard {shard.rows}")
-            elif shard.index in images and commit.keys != images[shard.index].keys:
-                self._problem(path, column, shard.index, "it is about other samples than the shard's images")
+            elif shard.index in images and (fault := commit.mismatch(images[shard.index])):
+                self._problem(path, column, shard.index, fault)
         for index in audit.commits.keys() - {shard.index for shard in self.cache.shards()}:
             path = layout.commit_path(column, index)
             self._problem(path, column, index, "no segment has this shard")

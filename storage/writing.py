@@ -65,11 +65,15 @@ class FeatureWriter:
         self,
         shard: Shard,
         samples: pa.Table,
+        source: str,
         records: Sequence[bytes | None],
         fidelity: np.ndarray,
         reasons: Sequence[str | None],
     ) -> Commit:
-        """Write the records of a shard, one per row of its samples; see Cache.put_features."""
+        """Write the records of a shard, one per row of its samples; see Cache.put_features.
+
+        `source` is the digest of the object of images that the records were made from.
+        """
         refused = _reasons(self._column, shard, samples, records, reasons)
         keys: list[str] = samples["key"].to_pylist()
         packed = _container(self._invariants).pack(keys, records, self._ext)
@@ -86,6 +90,7 @@ class FeatureWriter:
             shard=shard.index,
             rows=shard.rows,
             keys=keys_digest(keys),
+            source=source,
             objects=(_ref(packed, name, digest),),
             index=ByteRange(offset=packed.index_offset, size=packed.index_size),
             fidelity=fidelity_summary(np.asarray(fidelity, np.float64)[used]),

@@ -18,6 +18,8 @@ from storage.config import CodecConfig
 from storage.errors import CorruptObject
 from storage.layout import Column
 from storage.manifest import read_invariants
+from storage.mend import discard_damage
+from storage.publish import discard
 from storage.verify import VerifyReport, verify
 from tests.storage.sample_cache import make_cache, put_features, put_images, register, sample_rows
 
@@ -159,13 +161,46 @@ def test_columns_about_other_samples_are_named(copy: Path) -> None:
     """The images of a shard made again from other samples: every column over it is out of line."""
     cache = Cache.open(str(copy))
     shard = cache.shard(1)
-    cache.discard(Column.images(), 1)
+    discard(cache.store, Column.images(), 1)
+    cache = Cache.open(str(copy))
     rows = [row._replace(key="other" + row.key) for row in sample_rows(cache, shard)]
     cache.put_images(1, rows, [None if row.quarantine else b"pixels" for row in rows])
     wanted = {layout.commit_path(column, 1) for column in cache.teacher_columns().values()}
     assert wanted <= named(verify(cache))
     with pytest.raises(CorruptObject, match="other samples"):
         Cache.open(str(copy)).read_records(cache.teacher_columns()["alpha"], 1, [0])
+
+
+def test_columns_made_from_other_pixels_are_named_and_refused(copy: Path) -> None:
+    """The images of a shard written again, by hand, with other pixels under the same keys."""
+    cache = Cache.open(str(copy))
+    columns = cache.teacher_columns().values()
+    discard(cache.store, Column.images(), 1)
+    cache = Cache.open(str(copy))
+    rows = sample_rows(cache, cache.shard(1))
+    cache.put_images(1, rows, [None if row.quarantine else b"other pixels" for row in rows])
+    for depth in ("commits", "checksums"):
+        problems = verify(cache, depth).problems
+        assert {p.path for p in problems} == {layout.commit_path(column, 1) for column in columns}
+        assert all(p.kind == "damaged" and "other pixels" in p.what for p in problems)
+    for column in columns:
+        with pytest.raises(CorruptObject, match=r"000001\.json.*other pixels than the images of shard 1"):
+            cache.read_records(column, 1, [0])
+        cache.read_records(column, 0, [0])
+    discard_damage(cache, problems)
+    assert cache.missing(Column.images()) == [] and all(cache.missing(column) == [1] for column in columns)
+    for column in columns:
+        put_features(cache, column, 1)
+    assert verify(cache).ok
+
+
+def test_images_take_the_features_made_from_them_along(copy: Path) -> None:
+    cache = Cache.open(str(copy))
+    columns = [Column.images(), *cache.teacher_columns().values()]
+    (copy / layout.teacher_path(columns[1])).unlink()
+    cache.discard(Column.images(), 1)
+    assert all(cache.missing(column) == [1] for column in columns)
+    assert not any("000001" in path or "/c/1/" in path for path in cache.store.list())
 
 
 def test_discard_and_extract_again_mends(copy: Path) -> None:
