@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from jobs.config import Recipe
 from jobs.errors import UsageError, explain, suggestion
+from jobs.paths import place_options, place_recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 Options = TypeVar("Options", bound=BaseModel)
@@ -72,9 +73,9 @@ def parse(command: str, options: type[Options], argv: list[str], *, recipe: bool
             f"{command} needs a recipe: python -m jobs {command} RECIPE ...; shipped: {shipped_names()}"
         )
     if not recipe:
-        return Invocation(start, _tyro(command, options, argv))
+        return Invocation(start, place_options(_tyro(command, options, argv)))
     parsed = _tyro(command, _pair(options, start), argv)
-    return Invocation(parsed.recipe, parsed.options)
+    return Invocation(place_recipe(parsed.recipe), place_options(parsed.options))
 
 
 def shipped_names() -> str:

@@ -14,13 +14,11 @@ from typing import Any
 
 from jobs.errors import IncompleteError
 from jobs.provenance import REVISION, git_revision
-from jobs.ray_session import QUIET
+from jobs.ray_session import QUIET, code_environment
 
 log = logging.getLogger(__name__)
-HOUSE = Path(__file__).parents[1]
 POLL_S = 0.5
 RAY_SAYS = ("Runtime env is setting up", "Running entrypoint for job")
-NOT_UPLOADED = [".git", ".venv", "runs", "tests", ".ci", ".mypy_cache", ".ruff_cache"]
 
 
 @contextmanager
@@ -71,9 +69,7 @@ def submit(client: Any, argv: Sequence[str]) -> None:
 
     entrypoint = shlex.join(["python", "-m", "jobs", *argv])
     log.info("ray job submit --working-dir . -- %s", entrypoint)
-    environment: dict[str, Any] = {"env_vars": QUIET | {REVISION: git_revision()}}
-    if (HOUSE / "pyproject.toml").is_file():
-        environment |= {"working_dir": str(HOUSE), "excludes": NOT_UPLOADED}
+    environment = code_environment() | {"env_vars": QUIET | {REVISION: git_revision()}}
     job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
     try:
         _follow(client, job)

@@ -123,9 +123,24 @@ def test_values_are_overridden_on_the_command_line() -> None:
         ],
     )
     assert asked.options == ExtractOptions(cache="s3://b/c", dry_run=True)
+    assert asked.recipe.source.path == ""
     assert asked.recipe.views.size == 64
     assert asked.recipe.committee.teachers == ("mini_sam",)
     assert asked.recipe.views.count == load_recipe("mini").views.count
+
+
+def test_paths_are_made_absolute_and_refused_in_a_ray_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["mini", "--cache", "c", "--source.path", "photos/{0..3}.tar"]
+    asked = parse("extract", ExtractOptions, argv)
+    assert asked.options.cache == str(tmp_path / "c")
+    assert asked.recipe.source.path == f"{tmp_path}/photos/{{0..3}}.tar"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(UsageError, match="relative, and a Ray job"):
+        parse("extract", ExtractOptions, argv)
+    assert parse("extract", ExtractOptions, ["mini", "--cache", "/c"]).options.cache == "/c"
 
 
 @pytest.mark.parametrize("name", SHIPPED)
