@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ class EvaluateOptions(Frozen):
     out: Path | None = None
     """Folder for the scores; default: beside the run, evaluate-<data set> or evaluate-similarity."""
     single_task: Path | None = None
-    """JSON {task: metric} of single-task models: then Delta_m (eq. 7) is reported."""
+    """metrics.json of single-task models, or JSON {task: metric}: then Delta_m (eq. 7) is reported."""
     device: Device = "auto"
     """auto: CUDA if there is a GPU."""
 
@@ -60,31 +59,18 @@ def score_tasks(recipe: Recipe, options: EvaluateOptions, weights: Path, out: Pa
     """Metrics, predictions and gates on the validation split."""
     from jobs.finetune import build_model
     from student.evaluate import evaluate_tasks
+    from student.single_task import read_single_task
     from student.weights import load_state
 
     model = build_model(recipe, weights="random:0")
     load_state(model, weights)
-    baseline = read_baseline(options.single_task) if options.single_task else None
+    baseline = read_single_task(options.single_task) if options.single_task else None
     scores = evaluate_tasks(
         model, recipe.dataset, recipe.evaluate, out=out, device=device, single_task=baseline
     )
     log.info(
         "%s: %s", recipe.dataset.name, ", ".join(f"{task} {value:.4f}" for task, value in scores.items())
     )
-
-
-def read_baseline(path: Path) -> dict[str, float]:
-    """task -> metric of single-task models.
-
-    Raises:
-        ValueError: the file is no JSON object of numbers.
-    """
-    try:
-        return {str(task): float(value) for task, value in json.loads(path.read_text()).items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"--single-task {path} is no JSON object of numbers ({error}); see --help"
-        ) from error
 
 
 def score_similarity(recipe: Recipe, weights: Path, out: Path, device: str) -> dict[str, Any]:

@@ -40,22 +40,25 @@ def main(argv: list[str]) -> int:
     from storage.mend import discard_damage
     from storage.verify import verify
 
-    faults = 0
+    faults, unread = 0, False
     for url in options.caches:
         report = verify(url, options.depth, progress=show if sys.stderr.isatty() else None)
         tell(url, report)
         faults += len(report.problems)
+        unread |= any(problem.kind == "unreadable" for problem in report.problems)
         if options.discard and report.problems:
             for done in discard_damage(Cache.open(url), report.problems):
                 log.warning("%s: %s", url, done)
     if faults:
-        remedy = (
-            "now extract again"
-            if options.discard
-            else "discard the damage with --discard, then extract again"
-        )
-        raise IncompleteError(f"{faults} problems; {remedy}")
+        raise IncompleteError(f"{faults} problems; {remedy(unread, options.discard)}")
     return 0
+
+
+def remedy(unread: bool, discarded: bool) -> str:
+    """What to do about problems; what could not be read may be sound, and is never discarded."""
+    if unread:
+        return "some objects could not be read: mend the access to them, then verify again"
+    return "now extract again" if discarded else "discard the damage with --discard, then extract again"
 
 
 def tell(url: str, report: VerifyReport) -> None:
