@@ -22,6 +22,7 @@ LIBRARIES = (
     "ray",
     "zarr",
     "numcodecs",
+    "pcodec",
     "webdataset",
     "pyarrow",
     "pillow",
