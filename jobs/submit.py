@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import IncompleteError
+from jobs.errors import IncompleteError, UsageError
 from jobs.provenance import REVISION, git_revision
 from jobs.ray_session import QUIET, code_environment
 
@@ -70,7 +70,13 @@ def submit(client: Any, argv: Sequence[str]) -> None:
     entrypoint = shlex.join(["python", "-m", "jobs", *argv])
     log.info("ray job submit --working-dir . -- %s", entrypoint)
     environment = code_environment() | {"env_vars": QUIET | {REVISION: git_revision()}}
-    job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+    try:
+        job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+    except RuntimeError as error:
+        raise UsageError(
+            f"the job server took no job ({' '.join(str(error).split())[:120]}); if another Ray head runs on this "
+            "machine, its agent holds the port that this one needs: stop it with `ray stop` and run again"
+        ) from error
     try:
         _follow(client, job)
     except BaseException:

@@ -23,7 +23,7 @@ class WeightsOptions(Frozen):
     """Recipe whose committee, and whose student's pretrained stem, are staged."""
     teachers: tuple[str, ...] = ()
     """Teachers to stage instead of the recipe's."""
-    source: str = "pretrained"
+    weights: str = "pretrained"
     """pretrained, or random:<seed> to try things out."""
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
 
     stem = "" if options.teachers else stem_of(options.recipe)
     names = options.teachers or (*load_recipe(options.recipe).committee.teachers, *([stem] if stem else []))
-    for name, digest in stage_weights(dict.fromkeys(names), options.dir, source=options.source).items():
+    for name, digest in stage_weights(dict.fromkeys(names), options.dir, source=options.weights).items():
         log.info("%-16s %s", name, digest)
     log.info("teachers: --committee.weights %s", options.dir)
     if stem:

@@ -18,7 +18,7 @@ from student.sak import build_student
 
 def test_teachers_and_student_start_from_staged_files(tmp_path: Path) -> None:
     staged = tmp_path / "weights"
-    asked = ["weights", str(staged), "--teachers", "mini_clip", "vit_s16", "--source", "random:3"]
+    asked = ["weights", str(staged), "--teachers", "mini_clip", "vit_s16", "--weights", "random:3"]
     assert main(asked) == 0
     configs = (CommitteeConfig(teachers=("mini_clip",), weights=w) for w in (str(staged), "random:3"))
     from_file, from_seed = (build_committee(config) for config in configs)
