@@ -73,9 +73,10 @@ def submit(client: Any, argv: Sequence[str]) -> None:
     try:
         job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
     except RuntimeError as error:
+        said = " ".join(str(error).split())[:120]
         raise UsageError(
-            f"the job server took no job ({' '.join(str(error).split())[:120]}); if another Ray head runs on this "
-            "machine, its agent holds the port that this one needs: stop it with `ray stop` and run again"
+            f"the job server took no job ({said}); if another Ray head runs on this machine, its agent holds "
+            "the port that this one needs: stop it with `ray stop` and run again"
         ) from error
     try:
         _follow(client, job)
