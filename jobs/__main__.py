@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 
@@ -76,5 +77,18 @@ def _say(error: BaseException, code: int) -> int:
     return code
 
 
+def entry() -> None:
+    """Run a command as a process, and leave without tearing libraries down.
+
+    Thread pools of native libraries abort now and then while the interpreter ends, which would turn the exit
+    code of finished work into 134. All is closed and written by then.
+    """
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()
