@@ -39,16 +39,28 @@ def main(argv: list[str]) -> int:
     recipe, options = invocation.recipe, invocation.options
     from jobs.runfolder import complete, recorded
 
-    if complete(options.out, recipe, marker="summary.json", sections=DEPENDS_ON):
+    inputs = {"teachers": options.teachers, "data": data_digest(recipe, options)}
+    if complete(options.out, recipe, marker="summary.json", sections=DEPENDS_ON, inputs=inputs):
         log.info("%s is complete: nothing to do", options.out)
         return 0
     from jobs.device import pick_device
 
     device = pick_device(options.device)
     data, channels = open_data(recipe, options, device)
-    with recorded(options.out, recipe, "distill", device=device):
+    with recorded(options.out, recipe, "distill", device=device, inputs=inputs):
         run(recipe, options, data, channels, device)
     return 0
+
+
+def data_digest(recipe: Recipe, options: DistillOptions) -> str:
+    """SHA-256 over all that the run learns from: a finished run of another cache is another run."""
+    from jobs.cache_columns import columns_for, snapshot
+    from storage.cache import Cache
+    from storage.identity import canonical_json, sha256
+
+    cache = Cache.open(options.cache)
+    columns = {} if options.teachers == "live" else columns_for(recipe, cache)
+    return sha256(canonical_json(snapshot(cache, columns)))
 
 
 def run(
@@ -161,11 +173,13 @@ class Scorer:
 
     def __call__(self, phase: str) -> None:
         """Score as `phase` (before, after) unless the file is there, and paint the maps."""
+        from jobs.runfolder import CHECKPOINTS
         from storage.atomic import write_json
         from student.similarity import similarity
 
         path = self._out / f"similarity_{phase}.json"
-        if phase == "after" or not path.exists():
+        resumed = (self._out / CHECKPOINTS).is_dir() and path.exists()
+        if phase == "after" or not resumed:
             scores = similarity(self._student, self._teachers, self._held_out.batches())
             write_json(path, scores)
             for name, score in scores.items():

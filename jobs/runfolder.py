@@ -15,6 +15,7 @@ from jobs.provenance import provenance
 from storage.atomic import write_json
 
 RECORD = "run.json"
+CHECKPOINTS = "checkpoints"
 FREE = {"log_every", "checkpoint_every", "threads", "workers", "path"}
 """Settings that a resumed run may change: they do not change what is learned."""
 
@@ -65,8 +66,8 @@ def complete(
         ValueError: the folder holds a step of another recipe or input; names the first value that differs.
     """
     record = read_record(out)
-    if not record:
-        return False
+    if not record or not (out / CHECKPOINTS).is_dir():
+        return False  # a run that stopped before its first checkpoint holds nothing that could be mixed up
     saved, now = record["recipe"], recipe.model_dump(mode="json")
     for name, there, asked in [
         *((f"[{section}]", saved.get(section, {}), now[section]) for section in sections),
