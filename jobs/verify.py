@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -40,35 +41,54 @@ def main(argv: list[str]) -> int:
     from storage.mend import discard_damage
     from storage.verify import verify
 
-    faults, unread = 0, False
+    kinds: list[str] = []
     for url in options.caches:
+        refuse_what_is_no_cache(url)
         report = verify(url, options.depth, progress=show if sys.stderr.isatty() else None)
         tell(url, report)
-        faults += len(report.problems)
-        unread |= any(problem.kind == "unreadable" for problem in report.problems)
+        kinds += [problem.kind for problem in report.problems]
         if options.discard and report.problems:
             for done in discard_damage(Cache.open(url), report.problems):
                 log.warning("%s: %s", url, done)
-    if faults:
-        raise IncompleteError(f"{faults} problems; {remedy(unread, options.discard)}")
+    if kinds:
+        raise IncompleteError(f"{len(kinds)} problems: {remedy(set(kinds), options.discard)}")
     return 0
 
 
-def remedy(unread: bool, discarded: bool) -> str:
+def refuse_what_is_no_cache(url: str) -> None:
+    """Raise MissingData for a place without a cache; a damaged one is for the report."""
+    from storage.cache import Cache
+    from storage.errors import CacheError, MissingData
+
+    try:
+        Cache.open(url)
+    except MissingData:
+        raise
+    except (CacheError, OSError):
+        return
+
+
+def remedy(kinds: set[str], discarded: bool) -> str:
     """What to do about problems; what could not be read may be sound, and is never discarded."""
-    if unread:
-        return "some objects could not be read: mend the access to them, then verify again"
+    if "unreadable" in kinds:
+        return "some objects could not be read; mend the access to them, then verify again"
+    if kinds == {"missing"}:
+        return "the extraction is not finished; run the same extract command again"
     return "now extract again" if discarded else "discard the damage with --discard, then extract again"
 
 
 def tell(url: str, report: VerifyReport) -> None:
-    """Log what a verification found."""
+    """Log what a verification found; shards that were never extracted in one line a column."""
     from storage.text_table import format_bytes
 
-    for problem in report.problems[:SHOWN]:
+    missing = Counter(str(problem.column) for problem in report.problems if problem.kind == "missing")
+    for column, count in sorted(missing.items()):
+        log.error("%s: %d shards are not extracted yet", column, count)
+    damage = [problem for problem in report.problems if problem.kind != "missing"]
+    for problem in damage[:SHOWN]:
         log.error("%s: %s", problem.path, problem.what)
-    if len(report.problems) > SHOWN:
-        log.error("... and %d more", len(report.problems) - SHOWN)
+    if len(damage) > SHOWN:
+        log.error("... and %d more", len(damage) - SHOWN)
     for note in report.notes:
         log.info("note: %s", note)
     counts = report.counts

@@ -18,9 +18,10 @@ from storage.errors import CacheError, CorruptObject, FormatError, MissingData
 from storage.layout import Column
 from storage.store import Store, measure
 
-Kind = Literal["damaged", "gone", "unreadable"]
-"""unreadable: looking failed (no descriptors, a timeout, no permission, another version's document), which
-says nothing about the bytes; only what is damaged or gone may be discarded."""
+Kind = Literal["damaged", "gone", "missing", "unreadable"]
+"""missing: never committed, the extraction is not finished; unreadable: looking failed (no descriptors, a
+timeout, no permission, another version's document), which says nothing about the bytes. Only what is damaged
+or gone may be discarded."""
 
 
 @dataclass(frozen=True)

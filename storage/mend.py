@@ -19,7 +19,7 @@ def discard_damage(cache: Cache, problems: Iterable[Problem]) -> list[str]:
     out of descriptors must not cost a cache. Nothing may write to the cache meanwhile.
     """
     done, dropped = [], set()
-    found = [problem for problem in problems if problem.kind != "unreadable"]
+    found = [problem for problem in problems if problem.kind in ("damaged", "gone")]
     for problem in found:
         column = problem.column
         if column is None or problem.shard is not None:

@@ -106,7 +106,7 @@ class _Verification:
             commit = audit.commits.get(shard.index)
             if commit is None:
                 if path not in self.named:
-                    self._problem(path, column, shard.index, "the shard is not committed", "gone")
+                    self._problem(path, column, shard.index, "the shard is not committed", "missing")
             elif commit.rows != shard.rows:
                 self._problem(path, column, shard.index, f"it has {commit.rows} rows, the shard {shard.rows}")
             elif shard.index in images and (fault := commit.mismatch(images[shard.index])):
