@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,8 +146,3 @@ def _of_pydantic(message: str) -> str:
 def refuse_unknown_command(name: str, known: list[str]) -> None:
     """Raise the one-line error for a command that does not exist."""
     raise UsageError(f"unknown command {name!r}{suggestion(name, known)}; commands: {', '.join(known)}")
-
-
-def terminal() -> bool:
-    """Whether a person is watching standard error."""
-    return sys.stderr.isatty()

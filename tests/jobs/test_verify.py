@@ -22,7 +22,6 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def test_a_sound_cache_is_said_to_be_sound(cache: Cache) -> None:
-    caplog.set_level("INFO")
     assert main(["verify", cache.url]) == 0
 
 
