@@ -83,7 +83,10 @@ def entry() -> None:
     Thread pools of native libraries abort now and then while the interpreter ends, which would turn the exit
     code of finished work into 134. All is closed and written by then.
     """
-    code = main()
+    try:
+        code = main()
+    except SystemExit as stop:  # --help, or a run that saved its checkpoint after a signal
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
