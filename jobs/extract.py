@@ -139,7 +139,7 @@ def run(recipe: Recipe, options: ExtractOptions, work: Work) -> int:
     )
     engine = Engine(job, slots, stall_timeout_s=ask.stall_timeout_s)
     try:
-        wanted = calibration_shards(cache, recipe.cache.codec.calibration_images)
+        wanted = calibration_shards(cache, recipe.cache.codec.resolved().calibration_images)
         columns = engine.register({shard: work.entries(shard) for shard in wanted})
         missing = missing_units(cache, columns)
         queue = Queue(missing, max_tries=ask.max_tries)

@@ -45,7 +45,7 @@ def calibrate(
     """
     size = cache.invariants.views.size
     calibrator = make_calibrator(codec, committee.shapes(teacher, size, size))
-    left = codec.calibration_images
+    left = codec.resolved().calibration_images
     for shard in calibration_shards(cache, left):
         for present, pixels in pixel_batches(cache, shard, batch_size=batch_size, pool=pool, timers=timers):
             keep = torch.from_numpy(present.nonzero()[0][:left])

@@ -15,6 +15,7 @@ from storage.codecs.spec import Codec
 from storage.commits import Commit
 from storage.jpeg import decode_jpeg
 from storage.layout import Column
+from storage.quality import Quality
 
 Target = tuple[Column, Codec]
 
@@ -63,17 +64,17 @@ class ColumnRows:
     def __init__(self, codec: Codec, pool: Executor, timers: Timers) -> None:
         self._codec, self._pool, self._timers = codec, pool, timers
         self._records: list[Future[bytes] | None] = []
-        self._fidelity: list[np.ndarray] = []
+        self._quality: list[Quality] = []
         self._reasons: list[str | None] = []
 
     def add(self, levels: list[torch.Tensor], present: np.ndarray) -> None:
         """Quantise a batch on the teacher's device; compress its rows in threads, behind the next forward."""
         with self._timers("encode"):
             encoded = self._codec.encode(levels)
+        self._quality.append(encoded.quality)
         for i, reason in enumerate(encoded.reasons):
             keep = bool(present[i]) and reason is None
             self._records.append(self._pool.submit(self._pack, encoded.codes[i]) if keep else None)
-            self._fidelity.append(encoded.fidelity[i] if keep else np.full(len(levels), np.nan))
             self._reasons.append(reason if present[i] else None)
 
     def _pack(self, codes: np.ndarray) -> bytes:
@@ -84,7 +85,7 @@ class ColumnRows:
         """Write the shard's object and commit it."""
         records = [None if future is None else future.result() for future in self._records]
         with self._timers("write"):
-            return cache.put_features(column, shard, records, np.stack(self._fidelity), self._reasons)
+            return cache.put_features(column, shard, records, Quality.join(self._quality), self._reasons)
 
 
 def write_features(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from storage import columns, layout, manifest
@@ -16,6 +15,7 @@ from storage.errors import AmbiguousColumn, CacheError, MissingData
 from storage.layout import Column
 from storage.manifest import Invariants, SampleRow, Segment, Shard, segment_shards
 from storage.publish import discard, drop
+from storage.quality import Quality
 from storage.reading import Reader
 from storage.segments import create_segment, load_segments, next_segment
 from storage.store import Store, open_store
@@ -219,14 +219,13 @@ class Cache:
         column: Column,
         shard_index: int,
         records: Sequence[bytes | None],
-        fidelity: np.ndarray,
+        quality: Quality,
         reasons: Sequence[str | None],
     ) -> Commit:
         """Write and commit a shard's records (of Codec.pack), in the order of its committed samples.
 
-        `fidelity` is [rows, levels], NaN where there is no record; a row without one has a reason here or in
-        the samples. Raises MissingData before the images are committed, CacheError when rows contradict each
-        other.
+        `quality` is NaN where there is no record; a row without one has a reason here or in the samples.
+        Raises MissingData before the images are committed, CacheError when rows contradict each other.
         """
         doc, shard = self.teacher_doc(column), self.shard(shard_index)
         writer = FeatureWriter(
@@ -237,7 +236,7 @@ class Cache:
             values=columns.values_per_sample(doc),
         )
         samples, images = self.samples(shard_index), self._reader.commit(Column.images(), shard_index)
-        return writer.write(shard, samples, images.records.sha256, records, fidelity, reasons)
+        return writer.write(shard, samples, images.records.sha256, records, quality, reasons)
 
     def samples(self, shard_index: int) -> pa.Table:
         """The sample table of a shard (manifest.SAMPLES), verified. Raises MissingData or CorruptObject."""

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
@@ -17,6 +16,7 @@ from storage.errors import CorruptObject
 from storage.identity import digest8, seal, sha256, unseal
 from storage.layout import Column
 from storage.manifest import validated
+from storage.quality import LevelFidelity
 from storage.store import Store
 
 
@@ -38,15 +38,6 @@ class ByteRange(Frozen):
     size: int = Field(ge=0)
 
 
-class LevelFidelity(Frozen):
-    """Cosine of decoded and original maps of one level over the samples of a shard."""
-
-    min: float
-    p1: float
-    """First percentile."""
-    mean: float
-
-
 class Commit(Frozen):
     """That a shard of a column is complete, and what it consists of."""
 
@@ -63,7 +54,11 @@ class Commit(Frozen):
     index: ByteRange | None = None
     """Where the index is in the first object."""
     fidelity: tuple[LevelFidelity, ...] | None = None
-    """One per level; None for images, and where no sample could be used."""
+    """Flattened cosines, one per level; None for images, and where no sample could be used."""
+    per_token: tuple[LevelFidelity, ...] | None = None
+    """Mean cosines of tokens, likewise."""
+    rungs: dict[str, int] = Field(default_factory=dict)
+    """klt: rung j of the step 2^(j/4) -> samples (of each group of levels) that took it."""
     quarantined: tuple[int, ...] = ()
     """Rows without a record."""
     reasons: tuple[str, ...] = ()
@@ -103,15 +98,6 @@ def read_commit(data: bytes, path: str, column: Column, shard: int) -> Commit:
     if (commit.column, commit.shard) != (column.path, shard):
         raise CorruptObject(path, f"it is the commit of shard {commit.shard} of {commit.column}")
     return commit
-
-
-def fidelity_summary(fidelity: np.ndarray) -> tuple[LevelFidelity, ...] | None:
-    """Minimum, first percentile and mean per level of `fidelity` [samples, levels]; None without samples."""
-    if not len(fidelity):
-        return None
-    p1 = np.percentile(fidelity, 1, axis=0, method="lower")
-    columns = zip(fidelity.min(axis=0), p1, fidelity.mean(axis=0), strict=True)
-    return tuple(LevelFidelity(min=float(low), p1=float(one), mean=float(mean)) for low, one, mean in columns)
 
 
 class CommitLog:

@@ -54,27 +54,36 @@ class JpegConfig(Frozen):
     """Chroma subsampling."""
 
 
+_KLT_ONLY = {"calibration_tokens", "fidelity", "basis", "decode_gmac_per_image"}
+
+
 class CodecConfig(Frozen):
     """How feature maps become bytes."""
 
     name: Literal["f16", "int8", "klt"] = "f16"
     """f16: the reference; int8: per-channel z-score and per-token scale; klt: transform coding, each sample
     as coarse as `fidelity` allows."""
-    lossless: Literal["none", "zstd", "pcodec"] = "none"
-    """Lossless stage over the codes (numcodecs); pcodec is klt's, for size."""
-    level: int = Field(1, ge=1, le=19)
-    """Level of the lossless stage; 8 suits pcodec, which ends at 12."""
-    calibration_images: int = Field(64, ge=1)
-    """Images of the calibration pass: mean and scale per level and channel, and klt's bases, which want
-    thousands."""
+    lossless: Literal["auto", "none", "zstd", "pcodec"] = "auto"
+    """Lossless stage over the codes (numcodecs): pcodec, for klt alone, gives the smallest records, zstd the
+    ones that most readers open; auto: pcodec for klt, none for f16 and int8."""
+    level: int = Field(0, ge=0, le=19)
+    """Level of the lossless stage; pcodec ends at 12. 0: 8 for pcodec, 1 for zstd."""
+    calibration_images: int = Field(0, ge=0)
+    """Images of the calibration pass: mean and scale per level and channel, and klt's bases. 0: 2,048 for
+    klt, 64 for the others."""
     calibration_tokens: int = Field(64, ge=1)
     """klt: tokens of an image that its basis is calibrated on; 100 tokens per channel of all levels are
     enough."""
     fidelity: float = Field(0.995, ge=0.5, le=0.99999)
     """klt: cosine of z-scored maps that every level of every sample keeps."""
-    basis: Literal["joint", "separable"] = "joint"
+    basis: Literal["auto", "joint", "separable"] = "auto"
     """klt: one basis over all levels' channels, or a mix of levels and a basis for each: a quarter of the
-    work to decode, more bits."""
+    work to decode, more bits. auto: the one of fewer bits within the budget of decoding."""
+    decode_gmac_per_image: float = Field(0.0, ge=0)
+    """klt: multiply-adds, 1e9, that a trainer may spend on decoding one image's maps of all teachers that are
+    extracted together, shared among them by stored values. 0: 5% of the student's training step."""
+    grid: Literal["teacher", "student"] = "teacher"
+    """student: maps larger than the student's grid are area-pooled to it before they are stored."""
 
     @model_validator(mode="after")
     def _fits(self) -> CodecConfig:
@@ -86,10 +95,23 @@ class CodecConfig(Frozen):
 
     @model_serializer(mode="wrap")
     def _used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without klt's settings for other codecs, whose fingerprints they must not change."""
-        fields: dict[str, Any] = dump(self)
-        unused = set() if self.name == "klt" else {"calibration_tokens", "fidelity", "basis"}
+        """As resolved; without klt's settings for other codecs, whose fingerprints they must not change."""
+        fields: dict[str, Any] = dump(self.resolved())
+        unused = set() if self.name == "klt" else _KLT_ONLY
+        unused = unused | ({"grid"} if self.grid == "teacher" else set())
         return {name: value for name, value in fields.items() if name not in unused}
+
+    def resolved(self) -> CodecConfig:
+        """The same with every `auto` and 0 that depends on nothing else replaced by what it stands for."""
+        klt = self.name == "klt"
+        lossless = self.lossless if self.lossless != "auto" else "pcodec" if klt else "none"
+        return self.model_copy(
+            update={
+                "lossless": lossless,
+                "level": self.level or (8 if lossless == "pcodec" else 1),
+                "calibration_images": self.calibration_images or (2048 if klt else 64),
+            }
+        )
 
 
 class CacheConfig(Frozen):

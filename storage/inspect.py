@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from storage.cache import Cache
-from storage.commits import Commit, LevelFidelity
+from storage.commits import Commit
 from storage.config import Frozen
 from storage.layout import Column
+from storage.quality import LevelFidelity
 from storage.text_table import aligned, format_bytes
 
 

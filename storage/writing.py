@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage import layout
-from storage.commits import ByteRange, Commit, ObjectRef, fidelity_summary
+from storage.commits import ByteRange, Commit, ObjectRef
 from storage.containers.base import Container, Packed, has_crc
 from storage.containers.tar import TarContainer
 from storage.containers.zarr import ZarrContainer
@@ -17,6 +17,7 @@ from storage.identity import sha256, split_sample_key
 from storage.layout import Column
 from storage.manifest import Invariants, SampleRow, Shard, keys_digest, write_samples
 from storage.publish import publish, publish_claimed
+from storage.quality import Quality, histogram, summary
 from storage.store import Store
 
 
@@ -67,7 +68,7 @@ class FeatureWriter:
         samples: pa.Table,
         source: str,
         records: Sequence[bytes | None],
-        fidelity: np.ndarray,
+        quality: Quality,
         reasons: Sequence[str | None],
     ) -> Commit:
         """Write the records of a shard, one per row of its samples; see Cache.put_features.
@@ -85,6 +86,7 @@ class FeatureWriter:
             else layout.tar_path(self._column, shard.index, digest)
         )
         used = np.array([record is not None for record in records])
+        kept = quality.rows(used)
         commit = Commit(
             column=self._column.path,
             shard=shard.index,
@@ -93,7 +95,9 @@ class FeatureWriter:
             source=source,
             objects=(_ref(packed, name, digest),),
             index=ByteRange(offset=packed.index_offset, size=packed.index_size),
-            fidelity=fidelity_summary(np.asarray(fidelity, np.float64)[used]),
+            fidelity=summary(kept.fidelity),
+            per_token=summary(kept.per_token),
+            rungs=histogram(kept.rungs),
             quarantined=tuple(refused),
             reasons=tuple(refused.values()),
             stats={

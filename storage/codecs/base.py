@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from storage.quality import Quality
 
 Stats = Mapping[str, Tensor]
 """`mean.<level>` and `scale.<level>`, fp32 [C]."""
@@ -36,10 +38,14 @@ class Encoded(NamedTuple):
 
     codes: np.ndarray
     """[B, symbols]; rows with a reason hold nothing of use."""
-    fidelity: np.ndarray
-    """Cosine of z-scored original and decoded maps, flattened; float64 [B, levels], NaN beside a reason."""
+    quality: Quality
+    """What decoding would give back; NaN beside a reason."""
     reasons: list[str | None]
     """Why a row cannot be stored, None for one that can; length B."""
+
+
+Row = Any
+"""Codes of one sample as `Codec.unpack` returns them and `Codec.collate` takes them."""
 
 
 class Codec(Protocol):
@@ -52,6 +58,8 @@ class Codec(Protocol):
     symbol_dtype: np.dtype
     symbols: int
     """Length of a flat row of codes."""
+    decode_macs: int
+    """Multiply-adds that decoding one sample takes on the trainer's device, of matrix products alone."""
 
     def encode(self, levels: Sequence[Tensor]) -> Encoded:
         """Codes of `levels`, each [B, C, h, w] floating point, computed on their device, copied out once.
@@ -62,14 +70,20 @@ class Codec(Protocol):
     def pack(self, codes: np.ndarray) -> bytes:
         """The record of one row of codes [symbols]: lossless stage and CRC. Threads may call it at once."""
 
-    def unpack(self, record: bytes) -> np.ndarray:
-        """The codes [symbols] of a record whose CRC has been checked. Threads may call it at once.
+    def unpack(self, record: bytes) -> Row:
+        """The codes of a record whose CRC has been checked. Threads may call it at once.
 
         Raises FormatError when the record is not of this codec.
         """
 
-    def decode(self, codes: Sequence[np.ndarray | None], device: torch.device | str) -> list[Tensor]:
-        """Maps, float32 [B, C, h, w] per level (channels last in memory); zeros for None."""
+    def collate(self, rows: Sequence[Row | None], *, pinned: bool = False) -> Any:
+        """A batch of rows as host tensors, `pinned` for a GPU. Threads may call it at once."""
+
+    def decode(self, batch: Any, device: torch.device | str) -> list[Tensor]:
+        """Maps of a collated batch, float32 [B, C, h, w] per level (channels last in memory).
+
+        Zeros for rows of None. A sequence of rows is collated first.
+        """
 
 
 def check_shapes(levels: Sequence[Tensor], shapes: Sequence[LevelShape]) -> None:
@@ -125,35 +139,60 @@ def flat_cosine(first: Tensor, second: Tensor) -> Tensor:
     return torch.where((aa == 0) | (bb == 0), (aa == bb).double(), cosine)
 
 
-def gather_rows(
-    codes: Sequence[np.ndarray | None], dtype: np.dtype, symbols: int, device: torch.device
-) -> Tensor:
-    """Rows of codes as one tensor [B, symbols] on `device`: one host copy, one transfer; zeros for None."""
-    pinned = device.type == "cuda"
+def token_cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of every token of two batches [B, N, C], meaned over the tokens; float64 [B].
+
+    Two zero tokens are alike.
+    """
+    pairs = ((first, second), (first, first), (second, second))
+    dot, aa, bb = ((x * y).sum(2).double() for x, y in pairs)
+    cosine = (dot / (aa * bb).sqrt()).clamp(-1, 1)
+    return torch.where((aa == 0) | (bb == 0), (aa == bb).double(), cosine).mean(1)
+
+
+def unstepped(fidelity: np.ndarray, per_token: np.ndarray) -> Quality:
+    """The quality of codecs that have no steps."""
+    return Quality(fidelity, per_token, np.zeros((len(fidelity), 0), np.int64))
+
+
+class Collated(NamedTuple):
+    """Rows of codes as one tensor in host memory."""
+
+    codes: Tensor
+    """[B, symbols]; zeros for rows of None."""
+    missing: list[int]
+    """Rows that are None."""
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """The codes and the missing rows (None when there are none) on `device`."""
+        codes = self.codes.to(device, non_blocking=self.codes.is_pinned())
+        return codes, torch.tensor(self.missing, device=device) if self.missing else None
+
+
+def collate_codes(
+    rows: Sequence[np.ndarray | None], dtype: np.dtype, symbols: int, *, pinned: bool
+) -> Collated:
+    """Rows of plain codes as one tensor: one copy."""
     kind = torch.from_numpy(np.empty(0, dtype)).dtype
-    host = torch.empty((len(codes), symbols), dtype=kind, pin_memory=pinned)
-    rows = host.numpy()
-    for row, code in zip(rows, codes, strict=True):
+    host = torch.empty((len(rows), symbols), dtype=kind, pin_memory=pinned)
+    for row, code in zip(host.numpy(), rows, strict=True):
         row[:] = 0 if code is None else code
-    return host.to(device, non_blocking=pinned)
+    return Collated(host, [number for number, code in enumerate(rows) if code is None])
 
 
-def missing_rows(codes: Sequence[np.ndarray | None], device: torch.device) -> Tensor | None:
-    """Rows that are None, int64 on `device`; None when there are none."""
-    rows = [row for row, code in enumerate(codes) if code is None]
-    return torch.tensor(rows, device=device) if rows else None
+def fetch_report(
+    fidelity: Sequence[Tensor], per_token: Sequence[Tensor], peaks: Sequence[Tensor]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both cosines and the largest |x| per level, [B, levels] float64 each, in one transfer."""
+    columns = [torch.stack(list(column), 1).double() for column in (fidelity, per_token, peaks)]
+    found = torch.stack(columns).cpu().numpy()
+    return found[0], found[1], found[2]
 
 
-def fetch_report(fidelity: Sequence[Tensor], peaks: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Fidelity and largest |x| per level, [B, levels] float64 each, in one transfer."""
-    both = torch.stack([torch.stack(list(fidelity), 1), torch.stack(list(peaks), 1).double()]).cpu().numpy()
-    return both[0], both[1]
-
-
-def refusals(fidelity: np.ndarray, peaks: np.ndarray, limit: float) -> list[str | None]:
-    """Per row, why it cannot be stored: NaN, infinity or a value beyond `limit`; its fidelity becomes NaN."""
+def refusals(quality: Quality, peaks: np.ndarray, limit: float) -> list[str | None]:
+    """Per row, why it cannot be stored: NaN, infinity or a value beyond `limit`; its cosines become NaN."""
     reasons: list[str | None] = [None] * len(peaks)
-    bad = ~(peaks <= limit) | ~np.isfinite(fidelity)
+    bad = ~(peaks <= limit) | ~np.isfinite(quality.fidelity)
     for row, level in zip(*np.nonzero(bad), strict=True):
         peak = peaks[row, level]
         what = (
@@ -162,5 +201,6 @@ def refusals(fidelity: np.ndarray, peaks: np.ndarray, limit: float) -> list[str 
             else "NaN or infinity"
         )
         reasons[row] = reasons[row] or f"level {level} holds {what}"
-    fidelity[bad.any(axis=1)] = np.nan
+    quality.fidelity[bad.any(axis=1)] = np.nan
+    quality.per_token[bad.any(axis=1)] = np.nan
     return reasons

@@ -22,6 +22,7 @@ class F16Codec:
     name = "f16"
     ext = "f16"
     symbol_dtype = np.dtype("<f2")
+    decode_macs = 0
 
     def __init__(self, config: CodecConfig, shapes: tuple[base.LevelShape, ...], stats: base.Stats) -> None:
         self.shapes = shapes
@@ -34,20 +35,30 @@ class F16Codec:
     def encode(self, levels: Sequence[Tensor]) -> base.Encoded:
         """See Codec; |x| > 65504, NaN and infinity give a row its reason."""
         base.check_shapes(levels, self.shapes)
-        codes, fidelity, peaks = [], [], []
+        codes, flat, tokenwise, peaks = [], [], [], []
         for level, (mean, scale) in zip(levels, self._stats.on(levels[0].device), strict=True):
             tokens = base.tokens_of(level)
             half = tokens.half()
-            fidelity.append(base.flat_cosine((tokens - mean) / scale, (half.float() - mean) / scale))
+            pair = (tokens - mean) / scale, (half.float() - mean) / scale
+            flat.append(base.flat_cosine(*pair))
+            tokenwise.append(base.token_cosine(*pair))
             peaks.append(tokens.abs().amax((1, 2)))
             codes.append(half.flatten(1))
-        report = base.fetch_report(fidelity, peaks)
-        reasons = base.refusals(*report, LARGEST)
-        return base.Encoded(torch.cat(codes, 1).cpu().numpy(), report[0], reasons)
+        *cosines, found = base.fetch_report(flat, tokenwise, peaks)
+        quality = base.unstepped(*cosines)
+        reasons = base.refusals(quality, found, LARGEST)
+        return base.Encoded(torch.cat(codes, 1).cpu().numpy(), quality, reasons)
 
-    def decode(self, codes: Sequence[np.ndarray | None], device: torch.device | str) -> list[Tensor]:
+    def collate(self, rows: Sequence[np.ndarray | None], *, pinned: bool = False) -> base.Collated:
         """See Codec."""
-        flat = base.gather_rows(codes, self.symbol_dtype, self.symbols, torch.device(device))
+        return base.collate_codes(rows, self.symbol_dtype, self.symbols, pinned=pinned)
+
+    def decode(
+        self, batch: base.Collated | Sequence[np.ndarray | None], device: torch.device | str
+    ) -> list[Tensor]:
+        """See Codec."""
+        ready = batch if isinstance(batch, base.Collated) else self.collate(batch)
+        flat, _ = ready.on(torch.device(device))
         pieces = flat.split([shape.values for shape in self.shapes], dim=1)
         return [
             base.map_of(piece.unflatten(1, (shape.tokens, shape.channels)).float(), shape)

@@ -28,6 +28,7 @@ class Int8Codec:
     name = "int8"
     ext = "int8"
     symbol_dtype = np.dtype(np.int8)
+    decode_macs = 0
 
     def __init__(self, config: CodecConfig, shapes: tuple[base.LevelShape, ...], stats: base.Stats) -> None:
         self.shapes = shapes
@@ -41,24 +42,33 @@ class Int8Codec:
     def encode(self, levels: Sequence[Tensor]) -> base.Encoded:
         """See Codec; NaN and infinity give a row its reason."""
         base.check_shapes(levels, self.shapes)
-        codes, steps, fidelity, peaks = [], [], [], []
+        codes, steps, flat, tokenwise, peaks = [], [], [], [], []
         for level, (mean, scale) in zip(levels, self._stats.on(levels[0].device), strict=True):
             tokens = base.tokens_of(level)
             z = (tokens - mean) / scale
             code, step = _quantise(z)
             decoded = _dequantise(code, step, mean, scale)
-            fidelity.append(base.flat_cosine(z, (decoded - mean) / scale))
+            back = (decoded - mean) / scale
+            flat.append(base.flat_cosine(z, back))
+            tokenwise.append(base.token_cosine(z, back))
             peaks.append(z.abs().amax((1, 2)))
             codes.append(code.to(torch.int8).flatten(1))
             steps.append(step.flatten(1).view(torch.int8))
-        report = base.fetch_report(fidelity, peaks)
-        reasons = base.refusals(*report, _LARGEST)
-        return base.Encoded(torch.cat([*codes, *steps], 1).cpu().numpy(), report[0], reasons)
+        *cosines, found = base.fetch_report(flat, tokenwise, peaks)
+        quality = base.unstepped(*cosines)
+        reasons = base.refusals(quality, found, _LARGEST)
+        return base.Encoded(torch.cat([*codes, *steps], 1).cpu().numpy(), quality, reasons)
 
-    def decode(self, codes: Sequence[np.ndarray | None], device: torch.device | str) -> list[Tensor]:
+    def collate(self, rows: Sequence[np.ndarray | None], *, pinned: bool = False) -> base.Collated:
         """See Codec."""
-        flat = base.gather_rows(codes, self.symbol_dtype, self.symbols, torch.device(device))
-        missing = base.missing_rows(codes, flat.device)
+        return base.collate_codes(rows, self.symbol_dtype, self.symbols, pinned=pinned)
+
+    def decode(
+        self, batch: base.Collated | Sequence[np.ndarray | None], device: torch.device | str
+    ) -> list[Tensor]:
+        """See Codec."""
+        ready = batch if isinstance(batch, base.Collated) else self.collate(batch)
+        flat, missing = ready.on(torch.device(device))
         # the copy of the few steps aligns their bytes, as a float's must be
         steps = flat[:, self._values :].clone().view(torch.float32).split([s.tokens for s in self.shapes], 1)
         pieces = flat[:, : self._values].split([shape.values for shape in self.shapes], 1)

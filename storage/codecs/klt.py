@@ -15,6 +15,7 @@ from storage.codecs.klt_space import Space, group_levels, space_of
 from storage.codecs.klt_steps import Measure, choose_steps, estimate_rungs, step_of, widen_dead_zones
 from storage.codecs.lossless import RecordCoder
 from storage.config import CodecConfig
+from storage.quality import Quality
 
 # z-scores beyond this have squares beyond fp32, and no cosine
 _LARGEST = 1e15
@@ -22,6 +23,12 @@ _LARGEST = 1e15
 _WORTH = 2
 # rungs that the exact search may go from its estimate: first, and for what missed, with everything
 _PATIENCE, _LONG_PATIENCE = 3, 32
+
+
+class Rows(NamedTuple):
+    """A batch of rows."""
+
+    rows: list[np.ndarray | None]
 
 
 class _Group(NamedTuple):
@@ -41,6 +48,8 @@ class _Quantised(NamedTuple):
     rung: Tensor
     whole: Tensor
     cosine: Tensor
+    tokenwise: Tensor
+    """Mean cosine of tokens, float64 [B, levels]."""
 
 
 class KltCodec:
@@ -65,6 +74,7 @@ class KltCodec:
         self._layout = RowLayout(values, len(self._groups), room)
         self.symbols = self._layout.symbols
         self._stats = base.ChannelStats(stats, shapes)
+        self.decode_macs = sum(group.space.inverse_macs for group in self._groups)
         self._coder = RecordCoder(config, self.symbol_dtype, self.symbols)
         self.pack = self._coder.pack
         self.unpack = self._coder.unpack
@@ -83,15 +93,20 @@ class KltCodec:
             joined = torch.cat([z[n] for n in group.levels], 2)
             # what cannot be stored must not hold up its neighbours' search
             parts.append(self._quantise(torch.where(sound.view(-1, 1, 1), joined, 0), group.space))
-        fidelity, found = base.fetch_report(self._by_level(parts), peaks)
-        reasons = self._reasons(fidelity, found)
+        flat = self._by_level([part.cosine for part in parts])
+        *cosines, found = base.fetch_report(flat, self._by_level([part.tokenwise for part in parts]), peaks)
+        rungs = torch.stack([part.rung for part in parts], 1).cpu().numpy()
+        quality = Quality(cosines[0], cosines[1], rungs)
+        reasons = self._reasons(quality, found)
         rows = self._rows(parts, reasons)
-        fidelity[[reason is not None for reason in reasons]] = np.nan
-        return base.Encoded(rows, fidelity, reasons)
+        refused = [reason is not None for reason in reasons]
+        quality.fidelity[refused] = quality.per_token[refused] = np.nan
+        return base.Encoded(rows, quality, reasons)
 
-    def _by_level(self, parts: Sequence[_Quantised]) -> list[Tensor]:
-        columns = zip(self._groups, parts, strict=True)
-        pairs = [pair for g, part in columns for pair in zip(g.levels, part.cosine.unbind(1), strict=True)]
+    def _by_level(self, cosines: Sequence[Tensor]) -> list[Tensor]:
+        """One per level, of [B, levels] per group."""
+        columns = zip(self._groups, cosines, strict=True)
+        pairs = [pair for g, cosine in columns for pair in zip(g.levels, cosine.unbind(1), strict=True)]
         return [cosine for _, cosine in sorted(pairs, key=lambda pair: pair[0])]
 
     def _quantise(self, z: Tensor, space: Space) -> _Quantised:
@@ -118,8 +133,10 @@ class KltCodec:
                 column[missed] = better
         final = measure(kept)
         dead, cosine = widen_dead_zones(final, fidelity=self._fidelity, choice=choice)
-        codes = final.codes(choice.rung, dead).flatten(1)
-        return _Quantised(codes.index_select(1, space.order_on(z.device)), choice.rung, whole, cosine)
+        codes = final.codes(choice.rung, dead)
+        tokenwise = final.tokenwise(codes * step_of(choice.rung), z)
+        codes = codes.flatten(1).index_select(1, space.order_on(z.device))
+        return _Quantised(codes, choice.rung, whole, cosine, tokenwise)
 
     def _rows(self, parts: Sequence[_Quantised], reasons: list[str | None]) -> np.ndarray:
         """Rows of codes [B, symbols]; one with more escapes than it has room for gets a reason."""
@@ -142,10 +159,10 @@ class KltCodec:
                 )
         return rows
 
-    def _reasons(self, fidelity: np.ndarray, peaks: np.ndarray) -> list[str | None]:
-        missed = np.argwhere(fidelity < self._fidelity)
-        reached = fidelity.copy()
-        reasons = base.refusals(fidelity, peaks, _LARGEST)
+    def _reasons(self, quality: Quality, peaks: np.ndarray) -> list[str | None]:
+        missed = np.argwhere(quality.fidelity < self._fidelity)
+        reached = quality.fidelity.copy()
+        reasons = base.refusals(quality, peaks, _LARGEST)
         for row, level in missed:
             reasons[row] = reasons[row] or (
                 f"level {level} keeps a cosine of {reached[row, level]:.6f} at the finest step, "
@@ -153,11 +170,17 @@ class KltCodec:
             )
         return reasons
 
-    def decode(self, codes: Sequence[np.ndarray | None], device: torch.device | str) -> list[Tensor]:
+    def collate(self, rows: Sequence[np.ndarray | None], *, pinned: bool = False) -> Rows:
+        """See Codec."""
+        return Rows(list(rows))
+
+    def decode(self, batch: Rows | Sequence[np.ndarray | None], device: torch.device | str) -> list[Tensor]:
         """See Codec."""
         device = torch.device(device)
+        codes = batch.rows if isinstance(batch, Rows) else batch
         stats, maps = self._stats.on(device), {}
-        missing = base.missing_rows(codes, device)
+        rows = [row for row, code in enumerate(codes) if code is None]
+        missing = torch.tensor(rows, device=device) if rows else None
         for index, group in enumerate(self._groups):
             z = self._z_scores(codes, index, device)
             pieces = z.split(group.space.channels, 2)
@@ -195,7 +218,7 @@ class KltCodec:
         group = self._groups[index]
         first, count = group.first, group.space.symbols if whole else group.space.zone_symbols
         rows = [code[first : first + count] for code in codes]
-        symbols = base.gather_rows(rows, self.symbol_dtype, count, device)
+        symbols = base.collate_codes(rows, self.symbol_dtype, count, pinned=False).codes.to(device)
         rungs = torch.tensor([self._layout.head(code, index).rung for code in codes], device=device)
         for row, code in enumerate(codes):
             at, more = self._layout.escapes(code).T

@@ -113,6 +113,13 @@ class Space:
         self.zone_symbols = int((self._inside() * np.bincount(self._ring)).sum())
         """Symbols at the front of a row that the zone takes."""
 
+    @property
+    def inverse_macs(self) -> int:
+        """Multiply-adds of `invert` and `tokens_of` for one sample whose zone suffices."""
+        per_frequency = self._kept.T[self._ring] @ np.array(self.basis.widths)
+        mix = 0 if self.basis.mix is None else len(self.basis.mix) * self.tokens * self.depth
+        return int(per_frequency.sum()) + mix + (self.height + self.width) * self.tokens * self.depth
+
     def frequencies(self, z: Tensor) -> Tensor:
         """z-scored tokens [B, N, D] -> frequencies [B, N, D]."""
         return dct(z, self.height, self.width)

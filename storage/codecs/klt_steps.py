@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from storage.codecs.base import flat_cosine
+from storage.codecs.base import flat_cosine, token_cosine
 from storage.codecs.klt_space import Space
 
 FINEST, COARSEST = -64, 240
@@ -92,6 +92,7 @@ class Measure:
     def __init__(self, space: Space, frequencies: Tensor, everything: Tensor, kept: Tensor) -> None:
         """Frequencies, all their coefficients, and those to be kept (zero elsewhere), [B, N, D] each."""
         self._everything, self._kept, self._channels = everything, kept, space.channels
+        self._space = space
         self._levels = frequencies.split(space.channels, 2)
         self._basis, self._shares = space.basis_on(kept.device), space.shares_on(kept.device)
         self._energy = torch.stack([level.square().sum((1, 2)).double() for level in self._levels], 1)
@@ -102,6 +103,12 @@ class Measure:
         decoded = self._basis.inverse(self._quantised(rung, dead))
         pairs = zip(self._levels, decoded.split(self._channels, 2), strict=True)
         return torch.stack([flat_cosine(level, back) for level, back in pairs], 1)
+
+    def tokenwise(self, decoded: Tensor, z: Tensor) -> Tensor:
+        """Mean cosine of tokens, float64 [B, levels], of coefficients and z-scores [B, N, D]."""
+        back = self._space.tokens_of(self._basis.inverse(decoded))
+        pairs = zip(z.split(self._channels, 2), back.split(self._channels, 2), strict=True)
+        return torch.stack([token_cosine(level, decoded) for level, decoded in pairs], 1)
 
     def estimate(self, rung: Tensor) -> Tensor:
         """Float64 [B, levels], as if errors of different components never met."""

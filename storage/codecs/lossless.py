@@ -51,6 +51,7 @@ class RecordCoder:
     """One row of codes <-> one record: little-endian symbols, the lossless stage, a CRC-32C."""
 
     def __init__(self, config: CodecConfig, dtype: np.dtype, symbols: int) -> None:
+        config = config.resolved()
         self._stage = STAGES[config.lossless](config.level)
         self._dtype = dtype.newbyteorder("<")
         self._symbols = symbols

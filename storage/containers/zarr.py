@@ -75,6 +75,7 @@ def array_json(
 
 
 def _sharding(codec: CodecConfig, dtype: str, symbols: int) -> dict[str, Any]:
+    codec = codec.resolved()
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     inner: list[dict[str, Any]] = [{"name": "bytes"} if dtype == "int8" else little]
     if codec.lossless == "pcodec":

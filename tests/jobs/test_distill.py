@@ -15,6 +15,7 @@ from jobs.config import Recipe
 from jobs.extract import ExtractOptions, open_work, run
 from jobs.ray_session import cluster
 from storage.cache import Cache
+from storage.quality import Quality
 from tests.jobs.conftest import small_recipe
 
 
@@ -120,8 +121,8 @@ def test_a_checkpoint_pins_every_object_it_was_trained_on(
     opened.discard(column, 0)
     codec = opened.codec(column)
     others = [None if r is None else codec.pack(-codec.unpack(r)) for r in records]
-    fidelity = np.where([[r is None] * 4 for r in records], np.nan, 1.0)
-    opened.put_features(column, 0, others, fidelity, [None] * rows)
+    ones = np.ones((rows, 4))
+    opened.put_features(column, 0, others, Quality(ones, ones, np.zeros((rows, 0), np.int64)), [None] * rows)
     assert distill(copy, out) == 2
     assert "another input: data = " in capsys.readouterr().err
 

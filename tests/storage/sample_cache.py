@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from storage.cache import Cache
@@ -88,14 +87,13 @@ def register(cache: Cache, teacher: str, codec: CodecConfig) -> Column:
 
 
 def encode(cache: Cache, column: Column, shard: int, seed: int = 0):
-    """Records, fidelity and reasons of a shard, as put_features takes them."""
+    """Records, quality and reasons of a shard, as put_features takes them."""
     samples = cache.samples(shard)
     codec = cache.codec(column)
     encoded = codec.encode(maps(column.teacher, 1000 * seed + shard, samples.num_rows))
     bad = [reason is not None for reason in samples["quarantine"].to_pylist()]
     records = [None if skip else codec.pack(row) for skip, row in zip(bad, encoded.codes, strict=True)]
-    fidelity = np.where(np.array(bad)[:, None], np.nan, encoded.fidelity)
-    return records, fidelity, [None] * len(records)
+    return records, encoded.quality, [None] * len(records)
 
 
 def put_features(cache: Cache, column: Column, shard: int, seed: int = 0):

@@ -6,7 +6,6 @@ import shutil
 import uuid
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -301,7 +300,7 @@ def test_contradicting_records_are_refused(tmp_path: Path) -> None:
     (shard,) = [s for s in cache.shards() if any(row.quarantine for row in sample_rows(cache, s))]
     put_images(cache, shard)
     column = register(cache, "alpha", CodecConfig())
-    records, fidelity, reasons = encode(cache, column, shard.index)
+    records, quality, reasons = encode(cache, column, shard.index)
     row = records.index(None)
     good = next(record for record in records if record is not None)
     for bad_records, message in (
@@ -311,20 +310,20 @@ def test_contradicting_records_are_refused(tmp_path: Path) -> None:
         ([record and record[:-1] for record in records], "does not end with its CRC"),
     ):
         with pytest.raises(CacheError, match=message):
-            cache.put_features(column, shard.index, bad_records, fidelity, reasons)
+            cache.put_features(column, shard.index, bad_records, quality, reasons)
     assert cache.missing(column) == [0, 1, 2]
 
 
 def test_a_refused_record_keeps_its_reason(tmp_path: Path) -> None:
     cache = make_cache(str(tmp_path), views=1)
     column = register(cache, "beta", CodecConfig(name="f16"))
-    records, fidelity, reasons = encode(cache, column, 2)
-    records, fidelity, reasons = (
+    records, quality, reasons = encode(cache, column, 2)
+    records, quality, reasons = (
         [None] * len(records),
-        np.full_like(fidelity, np.nan),
+        quality,
         ["level 0 holds NaN"] * len(reasons),
     )
-    commit = cache.put_features(column, 2, records, fidelity, reasons)
+    commit = cache.put_features(column, 2, records, quality, reasons)
     assert commit.quarantined == tuple(range(len(records))) and commit.fidelity is None
     assert commit.reasons[0] == "level 0 holds NaN"
     assert cache.read_records(column, 2, range(len(records))) == records

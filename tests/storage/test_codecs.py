@@ -64,7 +64,7 @@ def test_fidelity_is_that_of_what_decodes(codec: Codec) -> None:
     for number, (level, back) in enumerate(zip(levels, decoded, strict=True)):
         assert back.shape == level.shape and back.dtype == torch.float32
         wanted = oracle_cosine(level.numpy(), back.numpy(), number)
-        np.testing.assert_allclose(encoded.fidelity[:, number], wanted, atol=2e-7)
+        np.testing.assert_allclose(encoded.quality.fidelity[:, number], wanted, atol=2e-7)
         assert wanted.min() > (0.99999 if codec.name == "f16" else 0.999)
 
 
@@ -112,7 +112,9 @@ def test_content_is_refused_row_by_row_with_its_reason(codec: Codec, value: floa
     encoded = codec.encode(levels)
     assert [reason is None for reason in encoded.reasons] == [True, True, False, True]
     assert "level 1 holds" in encoded.reasons[2]
-    assert np.isnan(encoded.fidelity[2]).all() and np.isfinite(encoded.fidelity[[0, 1, 3]]).all()
+    assert (
+        np.isnan(encoded.quality.fidelity[2]).all() and np.isfinite(encoded.quality.fidelity[[0, 1, 3]]).all()
+    )
     clean = codec.encode(maps())
     np.testing.assert_array_equal(encoded.codes[[0, 1, 3]], clean.codes[[0, 1, 3]])
 
@@ -239,7 +241,7 @@ def test_a_gpu_encodes_and_decodes_as_the_cpu_does(codec: Codec) -> None:
     here, there = codec.encode(levels), codec.encode([level.cuda() for level in levels])
     # a division may round the other way: a step of one code, in few places
     assert np.abs(here.codes[:, :32].astype(np.float32) - there.codes[:, :32]).max() <= 1
-    np.testing.assert_allclose(there.fidelity, here.fidelity, atol=1e-6)
+    np.testing.assert_allclose(there.quality.fidelity, here.quality.fidelity, atol=1e-6)
     codes = [*here.codes, None]
     for cpu, gpu in zip(codec.decode(codes, "cpu"), codec.decode(codes, "cuda"), strict=True):
         torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-6, atol=1e-5)

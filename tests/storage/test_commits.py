@@ -11,7 +11,6 @@ from storage.cache import Cache
 from storage.commits import (
     CommitLog,
     compact,
-    fidelity_summary,
     read_commit,
     read_compaction,
     write_commit,
@@ -20,6 +19,7 @@ from storage.commits import (
 from storage.errors import CorruptObject, FormatError
 from storage.identity import seal, unseal
 from storage.layout import Column, is_compaction
+from storage.quality import summary
 from tests.storage.sample_cache import make_cache, put_images
 
 IMAGES = Column.images()
@@ -110,8 +110,8 @@ def test_a_compaction_outliving_a_commit_is_not_believed(cache: Cache) -> None:
 
 def test_fidelity_is_summed_up_per_level() -> None:
     fidelity = np.stack([np.linspace(0.5, 1, 101), np.linspace(1, 0, 101)], 1)
-    first, second = fidelity_summary(fidelity)
+    first, second = summary(fidelity)
     assert (first.min, second.min) == (0.5, 0.0)
     assert first.p1 == pytest.approx(0.505) and second.p1 == pytest.approx(0.01)
     assert first.mean == pytest.approx(0.75) and second.mean == pytest.approx(0.5)
-    assert fidelity_summary(np.empty((0, 4))) is None
+    assert summary(np.empty((0, 4))) is None

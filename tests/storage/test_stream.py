@@ -77,12 +77,12 @@ class World:
         levels = self._maps(len(keys))
         if BAD_FEATURE in keys and teacher == "a":
             levels[0][keys.index(BAD_FEATURE)] = torch.nan
-        codes, fidelity, reasons = codec.encode(levels)
+        codes, quality, reasons = codec.encode(levels)
         reasons = [
             "no image" if key == BAD_IMAGE else reason for key, reason in zip(keys, reasons, strict=True)
         ]
         records = [codec.pack(c) if r is None else None for c, r in zip(codes, reasons, strict=True)]
-        self.cache.put_features(column, shard, records, fidelity, reasons)
+        self.cache.put_features(column, shard, records, quality, reasons)
         self.codes[teacher] |= {k: c for k, c, r in zip(keys, codes, reasons, strict=True) if r is None}
 
     def order(self, batch: int = 6, seed: int = 1) -> Order:

@@ -62,10 +62,10 @@ class CachedTeachers:
         crops = torch.from_numpy(np.stack([decode_jpeg(jpeg) for jpeg in jpegs]))
         for name, levels in self.teachers(to_unit(crops, CPU)).items():
             codec = self.cache.codec(self.columns[name])
-            codes, fidelity, _ = codec.encode(levels)
+            codes, quality, _ = codec.encode(levels)
             records = [None if b else codec.pack(code) for code, b in zip(codes, bad, strict=True)]
             reasons = ["broken" if b else None for b in bad]
-            self.cache.put_features(self.columns[name], shard.index, records, fidelity, reasons)
+            self.cache.put_features(self.columns[name], shard.index, records, quality, reasons)
 
     def data(self, *, live: bool, dies_at: int = -1) -> Stage1Data:
         """Stage 1's data from the codes or from the teachers."""
