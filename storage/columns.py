@@ -71,7 +71,11 @@ def register(
         tensors = store.read(layout.codec_path(column))
     doc = {
         **doc,
-        "array": {"dtype": codec.symbol_dtype.name, "symbols": codec.symbols},
+        "array": {
+            "dtype": codec.symbol_dtype.name,
+            "symbols": codec.symbols,
+            "decode_macs": codec.decode_macs,
+        },
         "codec_sha256": sha256(tensors),
         "libraries": dict(libraries),
     }
