@@ -39,13 +39,15 @@ def main(argv: list[str]) -> int:
     if not options.caches:
         raise ValueError("inspect needs a cache: python -m jobs inspect CACHE [--out DIR]")
     from storage.cache import Cache
-    from storage.inspect import format_table, inspect_cache
+    from storage.inspect import format_levels, format_steps, format_table, inspect_cache
 
     rows: list[dict[str, Any]] = []
     for url in options.caches:
         cache = Cache.open(url)
         found = inspect_cache(cache)
-        sys.stdout.write(f"{url} ({cache.invariants.container})\n{format_table(found)}\n\n")
+        parts = [format_table(found), format_levels(found), format_steps(found)]
+        text = "\n\n".join(filter(None, parts))
+        sys.stdout.write(f"{url} ({cache.invariants.container})\n{text}\n\n")
         name = f"{Path(url).name} ({cache.invariants.container})"
         rows += [row.model_dump(mode="json") | {"cache": name} for row in found]
     cache = Cache.open(options.caches[0])

@@ -84,6 +84,26 @@ def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     return figure
 
 
+def steps(rungs: Mapping[str, Mapping[int, int]]) -> Figure:
+    """How many samples took which quantisation step: bars over the steps 2^(j/4) by name of {j: samples}."""
+    every = [rung for counts in rungs.values() for rung in counts]
+    ladder = range(min(every), max(every) + 1)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 2.5), layout="constrained")
+        axis = figure.subplots()
+        width = 0.8 / len(rungs)
+        for i, (name, counts) in enumerate(rungs.items()):
+            places = [rung + (i - (len(rungs) - 1) / 2) * width for rung in ladder]
+            heights = [counts.get(rung, 0) for rung in ladder]
+            axis.bar(places, heights, width, color=PALETTE[i % len(PALETTE)], label=name)
+        shown = ladder[:: max(1, len(ladder) // 8)]
+        axis.set_xticks(shown, [f"{2 ** (rung / 4):.3g}" for rung in shown])
+        axis.set_xlabel("step, z-scores")
+        axis.set_ylabel("samples")
+        axis.legend(fontsize=8, handlelength=1.2)
+    return figure
+
+
 def svg(figure: Figure, name: str) -> str:
     """The figure as an SVG element to stand in a page: no prolog, no addresses, ids prefixed by `name`."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):

@@ -7,7 +7,7 @@ A run is one folder with one folder per step. The report reads files only; each 
                                 "started" (ISO 8601, UTC), "seconds", "device"
 
     RUN/cache/inspect.json      {"rows": [...]}: storage.inspect's ColumnRow.model_dump(mode="json"), each
-                                with "cache": the cache's name; "jpeg_cosine" {teacher: cosine} if measured
+                                with "cache": its name; "jpeg" {"cosine": {teacher: cosine}} if measured
     RUN/cache/inspect.png       a picture of decoded features (optional, any size)
 
     RUN/distill/metrics.jsonl   stage 1, per interval: {"step", "loss", "loss/<teacher>", "lr", ...}
@@ -115,7 +115,7 @@ def load_run(folder: Path) -> Run:
         steps=records,
         recipe=next((step["recipe"] for step in reversed(records) if step.get("recipe")), {}),
         cache_rows=list(inspected.get("rows", [])),
-        jpeg_cosine=dict(inspected.get("jpeg_cosine", {})),
+        jpeg_cosine=dict(inspected.get("jpeg", {}).get("cosine", {})),
         cache_picture=picture.read_bytes() if picture.is_file() else None,
         distill=load_distill(folder / "distill"),
         finetune={

@@ -84,6 +84,9 @@ def run_blocks(run: Run) -> list[Block]:
 def cache_blocks(run: Run) -> list[Block]:
     """Facts per teacher and, where it was drawn, a picture of decoded features."""
     found = [Block("table", tables.cache_table(run.cache_rows))] if run.cache_rows else []
+    if rungs := tables.rungs_by_column(run.cache_rows):
+        drawn = Markup(figures.svg(figures.steps(rungs), "steps"))
+        found.append(Block("curves", [("step that each sample took to keep its fidelity", drawn)]))
     if run.jpeg_cosine:
         facts = {teacher: tables.number(cosine) for teacher, cosine in run.jpeg_cosine.items()}
         found.append(Block("facts", facts, "What storing crops as JPEG costs: cosine to maps of raw pixels"))

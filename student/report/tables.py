@@ -83,7 +83,7 @@ def versions_line(steps: Sequence[Mapping[str, Any]]) -> str:
 def cache_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Facts of every column of the caches; fidelity is the worst level's (z-scored cosine)."""
     header = ("column", "cache", "codec", "grid", "shards", "samples", "quarantined", "size", "bits/value")
-    header += ("fidelity min", "p1", "mean")
+    header += ("fidelity min", "p1", "mean", "per token", "decode GMAC")
     body = [
         (
             str(row["teacher"]),
@@ -94,11 +94,29 @@ def cache_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             format_bytes(row["bytes"]),
             number(row.get("bits_per_value"), 2),
             *(number(lowest(row.get("fidelity"), key), 5) for key in ("min", "p1", "mean")),
+            number(lowest(row.get("per_token"), "mean"), 5),
+            number(row.get("decode_gmac"), 3),
         )
         for row in rows
     ]
-    note = "fidelity: z-scored cosine of the decoded against the original map, worst level"
+    note = (
+        "fidelity: z-scored cosine of the decoded against the original map, flattened, worst level; "
+        "per token: mean over tokens, worst level"
+    )
     return Table(header, tuple(body), note=note)
+
+
+def rungs_by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, int]]:
+    """Rungs of the quantisation ladder and the samples that took them, by column of the first cache that has
+    any; names as the table has them.
+    """
+    having = [row for row in rows if row.get("rungs")]
+    first = having[0].get("cache") if having else None
+    return {
+        str(row["teacher"]): {int(rung): count for rung, count in row["rungs"].items()}
+        for row in having
+        if row.get("cache") == first
+    }
 
 
 def lowest(levels: Sequence[Mapping[str, float]] | None, key: str) -> float | None:

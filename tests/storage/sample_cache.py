@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from storage.cache import Cache
-from storage.codecs import Calibrator
+from storage.codecs import make_calibrator
 from storage.config import CodecConfig, JpegConfig, ViewConfig
 from storage.identity import escape_key, sample_key
 from storage.layout import Column
@@ -81,7 +81,7 @@ def maps(teacher: str, seed: int, batch: int) -> list[torch.Tensor]:
 
 def register(cache: Cache, teacher: str, codec: CodecConfig) -> Column:
     """The column of a teacher, calibrated on seeded maps."""
-    calibrator = Calibrator(SHAPES[teacher])
+    calibrator = make_calibrator(codec, SHAPES[teacher])
     calibrator.update(maps(teacher, 99, 8))
     return cache.register(teacher, IDENTITY, codec, SHAPES[teacher], calibrator.finish, {"torch": "2"})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.config import CodecConfig
-from storage.inspect import format_table, inspect_cache
+from storage.inspect import format_levels, format_steps, format_table, inspect_cache
 from storage.text_table import format_bytes
 from tests.storage.sample_cache import make_cache, put_features, register
 
@@ -62,3 +62,27 @@ def test_sizes_for_people() -> None:
     assert [format_bytes(size) for size in (0, 999, 1000, 42.5e12, 2e15)] == [
         *("0 B", "999 B", "1.0 kB", "42.5 TB", "2.0 PB"),
     ]
+
+
+def test_levels_and_steps_are_told(tmp_path: Path) -> None:
+    cache = make_cache(str(tmp_path), views=1)
+    column = register(cache, "alpha", CodecConfig(name="klt", fidelity=0.98))
+    for shard in cache.shards():
+        put_features(cache, column, shard.index)
+    rows = inspect_cache(cache)
+    (klt,) = [row for row in rows if row.asked]
+    assert klt.asked == 0.98 and klt.codec == "klt+pcodec8 0.98" and klt.decode_gmac > 0
+    assert min(level.min for level in klt.fidelity) >= 0.98
+    # six samples of seven, two groups of levels at most
+    assert sum(klt.rungs.values()) in (6, 12) and list(klt.rungs) == sorted(klt.rungs)
+    levels = format_levels(rows).splitlines()
+    assert len(levels) == 1 + sum(len(row.fidelity) for row in rows)
+    assert any(line.startswith("alpha 1 ") for line in levels)
+    (steps,) = format_steps(rows).splitlines()
+    assert steps.startswith("alpha: steps in z-scores (samples): ")
+
+
+def test_a_cache_without_teachers_has_no_levels(tmp_path: Path) -> None:
+    cache = make_cache(str(tmp_path), views=1)
+    images = [row for row in inspect_cache(cache) if row.teacher == "images"]
+    assert format_levels(images) == "" and format_steps(images) == ""

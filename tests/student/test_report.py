@@ -16,7 +16,7 @@ from PIL import Image
 from storage.commits import LevelFidelity
 from storage.inspect import ColumnRow
 from student.metrics_log import read_records
-from student.report.figures import curves, map_uri, picture_uri, series, svg, thin
+from student.report.figures import curves, map_uri, picture_uri, series, steps, svg, thin
 from student.report.inputs import load_run
 from student.report.page import render, write_report
 from student.report.published import ABLATION, PUBLISHED, published_for, published_similarity
@@ -25,6 +25,7 @@ from student.report.tables import (
     cache_table,
     duration,
     metrics_table,
+    rungs_by_column,
     similarity_table,
     summary_text,
 )
@@ -65,13 +66,16 @@ def make_run(folder: Path) -> Path:
     levels = tuple(LevelFidelity(**level) for level in fidelity)
     facts = {"fingerprint": "abcd", "shards_done": 4, "shards_expected": 5, "samples": 1024, "quarantined": 1}
     facts |= {"bytes": 123_456_789, "bits_per_value": 3.81, "codec": "int8", "grid": "7x7"}
-    rows = [ColumnRow(teacher=teacher, fidelity=levels, **facts) for teacher in TEACHERS]
-    rows.append(ColumnRow(teacher="images", fidelity=(), **{**facts, "bits_per_value": None}))
+    facts |= {"asked": 0.95, "decode_gmac": 0.25}
+    kept = {"fidelity": levels, "per_token": levels, "rungs": {-9: 3, -8: 40, -6: 7}}
+    rows = [ColumnRow(teacher=teacher, **kept, **facts) for teacher in TEACHERS]
+    nothing = {"fidelity": (), "per_token": (), "rungs": {}, "asked": None, "decode_gmac": None}
+    rows.append(ColumnRow(teacher="images", **{**facts, **nothing, "bits_per_value": None}))
     write_json(
         folder / "cache" / "inspect.json",
         {
             "rows": [{"cache": "f16", **row.model_dump(mode="json")} for row in rows],
-            "jpeg_cosine": {"mini_sam": 0.98765},
+            "jpeg": {"cosine": {"mini_sam": 0.98765}},
         },
     )
     noise = rng.normal(1, 0.03, 900)
@@ -383,3 +387,15 @@ def test_plain_tables_are_aligned() -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_steps_are_drawn_per_teacher(run: Path) -> None:
+    """Bars for every rung between the finest and the coarsest, of the first cache that has any."""
+    rows = load_run(run).cache_rows
+    rungs = rungs_by_column(rows)
+    assert rungs == dict.fromkeys(TEACHERS, {-9: 3, -8: 40, -6: 7})
+    (axis,) = steps(rungs).axes
+    heights = [bar.get_height() for bar in axis.patches]
+    assert heights == [3, 40, 0, 7] * len(TEACHERS)
+    assert "step that each sample took" in render(load_run(run))
+    assert rungs_by_column([{"teacher": "a"}]) == {}
