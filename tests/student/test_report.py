@@ -393,7 +393,7 @@ def test_steps_are_drawn_per_teacher(run: Path) -> None:
     """Bars for every rung between the finest and the coarsest, of the first cache that has any."""
     rows = load_run(run).cache_rows
     rungs = rungs_by_column(rows)
-    assert rungs == dict.fromkeys(TEACHERS, {-9: 3, -8: 40, -6: 7})
+    assert rungs == {teacher: {-9: 3, -8: 40, -6: 7} for teacher in TEACHERS}
     (axis,) = steps(rungs).axes
     heights = [bar.get_height() for bar in axis.patches]
     assert heights == [3, 40, 0, 7] * len(TEACHERS)
