@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.config import CommitteeConfig
+from pipeline.grid import Grid, pool, pooled_shapes
 from pipeline.teachers.spec import spec_of
 from pipeline.teachers.timm_teacher import Teacher, pixel_stats
 from pipeline.teachers.weights import load_network
@@ -20,6 +21,7 @@ class Committee:
     Args:
         teachers: each teacher by name, on `device`.
         digests: digest of each teacher's weights.
+        grid: cells (h, w) to which maps of more cells are area-pooled; None leaves all maps as they are.
     """
 
     def __init__(
@@ -29,9 +31,10 @@ class Committee:
         *,
         config: CommitteeConfig,
         device: torch.device,
+        grid: Grid | None = None,
     ) -> None:
         self._teachers, self._digests, self._config = dict(teachers), dict(digests), config
-        self.device = device
+        self.device, self._grid = device, grid
         self.forwards = 0
         """Images that went through a teacher, counted once per teacher: zero when everything was cached."""
 
@@ -47,7 +50,8 @@ class Committee:
             ValueError: images of another shape or type, or smaller than a patch.
         """
         self.forwards += len(images)
-        return self._teachers[name](images)
+        levels = self._teachers[name](images)
+        return levels if self._grid is None else [pool(level, self._grid) for level in levels]
 
     def __call__(self, images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
         """teacher -> its four level maps `[B, C, h, w]` float32, for `images` `[B, 3, H, W]` in 0..1."""
@@ -55,7 +59,8 @@ class Committee:
 
     def shapes(self, name: str, height: int, width: int) -> tuple[LevelShape, ...]:
         """Shape of each level of teacher `name` for images of `height` x `width` pixels."""
-        return tuple(LevelShape(*shape) for shape in self._teachers[name].shapes(height, width))
+        shapes = self._teachers[name].shapes(height, width)
+        return tuple(LevelShape(*shape) for shape in pooled_shapes(shapes, self._grid))
 
     def identity(self, name: str) -> dict[str, Any]:
         """Everything about teacher `name` that its features depend on, for the column's fingerprint (JSON).
@@ -83,8 +88,10 @@ def settings_of(name: str, config: CommitteeConfig) -> dict[str, Any]:
     }
 
 
-def build_committee(config: CommitteeConfig, device: torch.device | str = "cpu") -> Committee:
-    """The teachers of `config` with their weights, on `device`.
+def build_committee(
+    config: CommitteeConfig, device: torch.device | str = "cpu", *, grid: Grid | None = None
+) -> Committee:
+    """The teachers of `config` with their weights, on `device`; `grid` as for `Committee`.
 
     Raises:
         ValueError: unknown teacher; WeightsError: weights missing, damaged, or not downloadable.
@@ -100,7 +107,7 @@ def build_committee(config: CommitteeConfig, device: torch.device | str = "cpu")
             precision=config.precision,
             padding=config.padding,
         ).to(device)
-    return Committee(teachers, digests, config=config, device=device)
+    return Committee(teachers, digests, config=config, device=device, grid=grid)
 
 
 def _input_rule(canvas: int | None, patch: int) -> dict[str, Any]:
