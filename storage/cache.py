@@ -82,17 +82,23 @@ class Cache:
             )
         return self._shards[index]
 
-    def add_segment(self, source_fingerprint: str, keys: int, views: int) -> Segment:
+    def add_segment(self, source_fingerprint: str, keys: int, views: int, *, append: bool = False) -> Segment:
         """Say that the cache holds `views` views of the `keys` (a number) images of a source.
 
-        Saying it again does nothing; saying more views adds a segment with the new ones. Raises CacheError
-        for another source or number of keys.
+        Saying it again does nothing; saying more views adds a segment with the new ones, another source adds
+        one when it is to be appended: its keys must be in no other source. Raises CacheError for another
+        source or number of keys, and when somebody else appended meanwhile.
         """
         segment = next_segment(
-            self.segments, source=source_fingerprint, keys=keys, views=views, first_shard=len(self._shards)
+            self.segments,
+            source=source_fingerprint,
+            keys=keys,
+            views=views,
+            first_shard=len(self._shards),
+            append=append,
         )
         if segment is None:
-            return self.segments[-1]
+            return next(held for held in reversed(self.segments) if held.source == source_fingerprint)
         created = create_segment(self.store, segment)
         self._load_segments()
         if not created:

@@ -52,12 +52,16 @@ class Invariants(Frozen):
 
 
 class Segment(Frozen):
-    """A run of shards over the keys of one source, for `views` views from `first_view` on."""
+    """A run of shards over the keys of one source, for `views` views from `first_view` on.
+
+    Several sources make one cache when images were appended: the source of a segment of first view 0 is new.
+    A source is then what was left of a folder (or tars) without the keys of every other source of the cache.
+    """
 
     index: int = Field(ge=1)
     """Number of the segment; its document is segments/<index>.json."""
     source: str
-    """Fingerprint of the source."""
+    """Fingerprint of the source: over the names and sizes of its photos."""
     keys: int = Field(ge=1)
     """Number of keys of the source."""
     views: int = Field(ge=1)
