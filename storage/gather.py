@@ -8,36 +8,45 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from storage.cache import Cache
+from storage.codecs.base import Row
 from storage.errors import CacheError, CorruptObject
 from storage.jpeg import decode_jpeg
 from storage.layout import Column
 
-Codes = list[NDArray[Any] | None]
-
 
 @dataclass(frozen=True)
 class Rows:
-    """The arrays of one batch, filled by several threads at different places."""
+    """The places of one batch, filled by several threads."""
 
+    crops: Tensor
+    """The batch's crops, uint8 `[B, H, W, 3]`, in pinned memory if asked."""
     images: NDArray[np.uint8]
-    """Crops, `[B, H, W, 3]`; zeros where the sample is quarantined or padding."""
-    codes: dict[str, Codes]
-    """Per teacher one code array per sample, as its codec's `decode` takes them; None where there is none."""
+    """The same memory; zeros where the sample is quarantined or padding."""
+    codes: dict[str, list[Row | None]]
+    """Per teacher the unpacked record of each sample; None where there is none."""
     weight: NDArray[np.float32]
     """1 for a sound sample, 0 for quarantine and padding, `[B]`."""
     keys: list[str]
     """Sample keys; "" for padding."""
 
     @classmethod
-    def empty(cls, rows: int, *, padding: int, side: int, teachers: Mapping[str, Column]) -> Rows:
-        """`rows` places of `side` x `side` pixels, the last `padding` of which stay empty."""
-        images = np.empty((rows, side, side, 3), np.uint8)
+    def empty(
+        cls, rows: int, *, padding: int, side: int, teachers: Mapping[str, Column], pinned: bool
+    ) -> Rows:
+        """`rows` places of `side` x `side` pixels, the last `padding` of which stay empty.
+
+        torch's allocator keeps pinned blocks for the next batch, and not before a copy from them has ended.
+        """
+        crops = torch.empty((rows, side, side, 3), dtype=torch.uint8, pin_memory=pinned)
+        images = crops.numpy()
         images[rows - padding :] = 0
-        codes: dict[str, Codes] = {teacher: [None] * rows for teacher in teachers}
-        return cls(images, codes, np.zeros(rows, np.float32), [""] * rows)
+        codes: dict[str, list[Row | None]] = {teacher: [None] * rows for teacher in teachers}
+        return cls(crops, images, codes, np.zeros(rows, np.float32), [""] * rows)
 
 
 class Part(NamedTuple):
@@ -56,7 +65,7 @@ class _Table(NamedTuple):
 
 
 class Gatherer:
-    """Gathers parts of batches; any number of threads may call `fill` at once.
+    """Gathers parts of batches; any number of threads may call it at once.
 
     `teachers` maps names to the columns whose codes are read; `tables` sample tables are remembered.
     """
@@ -81,6 +90,13 @@ class Gatherer:
         except Exception as error:
             what = f"shard {part.shard}, rows {part.rows}, cannot be read: {error}"
             raise CacheError(f"{what}; check the cache with `cutler verify`") from error
+
+    def collate(self, rows: Rows, *, pinned: bool) -> dict[str, Any]:
+        """teacher -> the codes of a filled batch, as its codec's `decode` takes them."""
+        return {
+            teacher: codec.collate(rows.codes[teacher], pinned=pinned)
+            for teacher, (_, codec) in self._columns.items()
+        }
 
     def _fill_images(self, batch: Rows, part: Part) -> None:
         table = self._table(part.shard)

@@ -1,17 +1,21 @@
 """How batches come out of a cache: the order's samples, read and unpacked ahead by threads, in order.
 
-The consumer's thread only plans (which shard, which row); threads read ranges, decode JPEGs and run the
-lossless stage, all of which release the GIL. The batches in memory are few and their number is fixed, however
-many epochs are walked.
+The consumer's thread only waits: threads plan (which shard, which row), read ranges, decode JPEGs, run the
+lossless stage and collate the codes. Nearly all of that releases the GIL. The batches in memory are few and
+their number is fixed, however many epochs are walked.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +23,7 @@ from torch import Tensor
 
 from storage.cache import Cache
 from storage.errors import MissingData
-from storage.gather import Codes, Gatherer, Part, Rows
+from storage.gather import Gatherer, Part, Rows
 from storage.layout import Column
 from storage.order import Order, rank_slots
 
@@ -32,8 +36,8 @@ class Batch:
     """Step of the order, from 0 over all epochs."""
     images: Tensor
     """Crops, uint8 `[B, H, W, 3]`; zeros where the sample is quarantined or padding."""
-    codes: dict[str, Codes]
-    """Per teacher one code array per sample, as its codec's `decode` takes them; None where there is none."""
+    codes: dict[str, Any]
+    """Per teacher the collated codes, as its codec's `decode` takes them; zero maps where there are none."""
     weight: Tensor
     """1 for a sound sample, 0 for quarantine and padding, float32 `[B]`."""
     keys: list[str]
@@ -73,6 +77,8 @@ class Stream:
     """Threads that read, decode and unpack."""
     rank: int = 0
     world: int = 1
+    pinned: bool = False
+    """Pixels and codes in page-locked memory, for copies to a GPU that do not wait."""
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.first_step < 0:
@@ -89,7 +95,7 @@ class Stream:
         # Rows enough in flight to keep every thread busy while the consumer computes.
         self._ahead = 1 + max(1, -(-2 * self.threads // self._count))
         self._next, self._stop = self.first_step, self.first_step + self.steps
-        self._pending: deque[tuple[int, Rows, list[Future[None]]]] = deque()
+        self._pending: deque[Future[Batch]] = deque()
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(self.threads, "cutler-stream")
         self._batches = self._walk()
 
@@ -109,35 +115,53 @@ class Stream:
 
     def close(self) -> None:
         """Stop the threads and drop what they read ahead; harmless when closed already."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = None
-        self._pending.clear()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+        while self._pending:
+            self._pending.popleft().cancel()
 
     def _walk(self) -> Iterator[Batch]:
         try:
-            self._plan_ahead()
+            self._read_ahead()
             while self._pending:
-                yield self._collect()
-                self._plan_ahead()
+                # nothing of the batch is kept here while the consumer has it
+                yield self._pending.popleft().result()
+                self._read_ahead()
         finally:  # Ctrl-C too: no thread outlives the iteration
             self.close()
 
-    def _collect(self) -> Batch:
-        """The oldest batch read ahead, once it is whole; the stream itself keeps nothing of it."""
-        step, rows, parts = self._pending.popleft()
-        for part in parts:
-            part.result()
-        images, weight = torch.from_numpy(rows.images), torch.from_numpy(rows.weight)
-        return Batch(step, images, rows.codes, weight, rows.keys)
-
-    def _plan_ahead(self) -> None:
-        side, padding = self.cache.invariants.views.size, self._padded - self._count
+    def _read_ahead(self) -> None:
         while self._pool is not None and self._next < self._stop and len(self._pending) <= self._ahead:
-            rows = Rows.empty(self._padded, padding=padding, side=side, teachers=self.teachers)
-            parts = [self._pool.submit(self._gatherer.fill, rows, part) for part in self._parts(self._next)]
-            self._pending.append((self._next, rows, parts))
+            whole: Future[Batch] = Future()
+            self._pending.append(whole)
+            self._pool.submit(self._begin, self._next, whole)
             self._next += 1
+
+    def _begin(self, step: int, whole: Future[Batch]) -> None:
+        """Deal a batch to the threads; the last to finish makes it whole."""
+        with _failing(whole):
+            side, padding = self.cache.invariants.views.size, self._padded - self._count
+            rows = Rows.empty(
+                self._padded, padding=padding, side=side, teachers=self.teachers, pinned=self.pinned
+            )
+            shares = _deal(list(self._parts(step)), self.threads)
+            left = _Countdown(len(shares))
+            for share in shares:
+                if (pool := self._pool) is None:
+                    return
+                pool.submit(self._fill, step, rows, share, left, whole)
+
+    def _fill(
+        self, step: int, rows: Rows, share: Sequence[Part], left: _Countdown, whole: Future[Batch]
+    ) -> None:
+        with _failing(whole):
+            for part in share:
+                self._gatherer.fill(rows, part)
+            if left.was_last():
+                codes = self._gatherer.collate(rows, pinned=self.pinned)
+                weight = torch.from_numpy(rows.weight)
+                whole.set_result(Batch(step, rows.crops, codes, weight, rows.keys))
 
     def _parts(self, step: int) -> Iterator[Part]:
         """The batch cut by shard, and where its shards are few into parts enough for every thread."""
@@ -159,6 +183,37 @@ class Stream:
             if missing:
                 what = f"{column} lacks {len(missing)} of {len(wanted)} shards, the first is {missing[0]}"
                 raise MissingData(f"{what}; finish the extraction, or train on fewer views")
+
+
+class _Countdown:
+    """Counts the shares of a batch that are still being read."""
+
+    def __init__(self, count: int) -> None:
+        self._left, self._lock = count, threading.Lock()
+
+    def was_last(self) -> bool:
+        """Count one share as done; True for the last one."""
+        with self._lock:
+            self._left -= 1
+            return self._left == 0
+
+
+@contextmanager
+def _failing(whole: Future[Batch]) -> Iterator[None]:
+    """Hand what is raised to whoever waits for the batch, if anybody still does."""
+    try:
+        yield
+    except BaseException as error:
+        if not whole.done():
+            whole.set_exception(error)
+
+
+def _deal(parts: Sequence[Part], shares: int) -> list[list[Part]]:
+    """The parts in at most `shares` runs of about as many rows each: a task for each part costs too much."""
+    before = np.cumsum([0, *(len(part.rows) for part in parts)])
+    owner = before[:-1] * shares // before[-1]
+    cuts = (np.flatnonzero(np.diff(owner)) + 1).tolist()
+    return [list(parts[a:b]) for a, b in pairwise([0, *cuts, len(parts)])]
 
 
 def _sizes(cache: Cache, view: int) -> tuple[int, ...]:
