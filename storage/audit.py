@@ -13,7 +13,7 @@ import numpy as np
 from storage import columns, layout
 from storage.cache import Cache
 from storage.commits import Commit, ObjectRef, read_commit, read_compaction
-from storage.containers.base import MISSING, load_index
+from storage.containers.base import load_index
 from storage.errors import CacheError, CorruptObject, FormatError, MissingData
 from storage.layout import Column
 from storage.store import Store, measure
@@ -139,8 +139,9 @@ def audit_commit(store: Store, commit: Commit, container: str, *, deep: bool) ->
                 raise CorruptObject(commit.path, f"it names the object {ref.name}, the shard's is {name}")
             _check_object(store, ref, deep=deep)
     if deep and not problems:
-        with caught(problems, commit.records.name, column, shard):
-            _check_index(store, commit)
+        name = commit.records.name
+        with caught(problems, name, column, shard):
+            load_index(lambda at, size: store.read_range(name, at, size), commit)
     return problems
 
 
@@ -213,13 +214,3 @@ def _check_object(store: Store, ref: ObjectRef, *, deep: bool) -> None:
 def _check_bytes(path: str, digest: str, wanted: str, whose: str) -> None:
     if digest != wanted:
         raise CorruptObject(path, f"its bytes do not match the checksum in {whose}")
-
-
-def _check_index(store: Store, commit: Commit) -> None:
-    name = commit.records.name
-    index = load_index(lambda at, size: store.read_range(name, at, size), commit)
-    absent = np.flatnonzero(index.ranges[:, 0] == MISSING).tolist()
-    if absent != list(commit.quarantined):
-        raise CorruptObject(
-            name, f"rows {absent} have no record, its commit quarantines {list(commit.quarantined)}"
-        )

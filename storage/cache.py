@@ -11,7 +11,7 @@ from storage import columns, layout, manifest
 from storage.columns import TeacherDoc
 from storage.commits import Commit, CommitLog, compact
 from storage.config import CodecConfig
-from storage.errors import AmbiguousColumn, CacheError, MissingData
+from storage.errors import AmbiguousColumn, CacheError, CorruptObject, MissingData
 from storage.layout import Column
 from storage.manifest import Invariants, SampleRow, Segment, Shard, segment_shards
 from storage.publish import discard, drop
@@ -34,7 +34,7 @@ class Cache:
         self.segments: tuple[Segment, ...] = ()
         self._shards: tuple[Shard, ...] = ()
         self._log = CommitLog(store)
-        self._reader = Reader(store, self._log)
+        self._reader = Reader(store, self._log, self.shard)
         self._docs: dict[Column, TeacherDoc] = {}
         self._codecs: dict[Column, Codec] = {}
         self._load_segments()
@@ -132,8 +132,15 @@ class Cache:
         return self._log.get(column, shard_index)
 
     def committed(self, column: Column) -> dict[int, Commit]:
-        """Shard -> commit, of all shards committed now."""
-        return self._log.read(column)
+        """Shard -> commit, of all shards committed now. Raises CorruptObject for one that no segment has."""
+        found = self._log.read(column)
+        if found and max(found) >= len(self._shards):
+            # another writer may have added a segment
+            self._load_segments()
+        for shard in found:
+            if shard >= len(self._shards):
+                raise CorruptObject(layout.commit_path(column, shard), "no segment has this shard")
+        return found
 
     def missing(self, column: Column) -> list[int]:
         """Shards not committed yet: the work that is left."""
@@ -150,7 +157,7 @@ class Cache:
         A shard of images takes with it that shard of every column, which was made from its pixels.
         """
         # the images last: no reader meets features without them
-        made_from_it = self._all_feature_columns() if column.is_images else []
+        made_from_it = self.every_feature_column() if column.is_images else []
         for each in [*made_from_it, column]:
             discard(self.store, each, shard_index)
             self._log.forget(each)
@@ -260,7 +267,7 @@ class Cache:
         found = self._column_folders(layout.FEATURES)
         return [column for column in found if self.store.exists(layout.teacher_path(column))]
 
-    def _all_feature_columns(self) -> list[Column]:
+    def every_feature_column(self) -> list[Column]:
         """Columns with objects or commits, those without teacher.json included."""
         found = self._column_folders(layout.FEATURES)
         return sorted({*found, *self._column_folders(f"{layout.COMMITS}/{layout.FEATURES}")})

@@ -11,7 +11,7 @@ from storage.containers.zarr import array_json
 from storage.errors import CorruptObject, FormatError, MissingData, StaleColumn
 from storage.identity import fingerprint, seal, sha256, unseal
 from storage.layout import Column
-from storage.manifest import Invariants
+from storage.manifest import FORMAT, Invariants
 from storage.store import Store
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def read_teacher(store: Store, column: Column, invariants: Invariants) -> Teache
         raise MissingData(f"{store.url} has no column {column}; extract that teacher first") from None
     if doc.keys() != _FIELDS:
         raise FormatError(
-            f"{path} has fields {sorted(doc)}, cache format 1 has {sorted(_FIELDS)}; use a matching version"
+            f"{path} has fields {sorted(doc)}, cache format {FORMAT} has {sorted(_FIELDS)}; "
+            "use a matching version"
         )
     if (doc["teacher"], doc["fingerprint"]) != (column.teacher, column.fingerprint):
         raise CorruptObject(path, f"it describes {doc['teacher']} {doc['fingerprint']}")

@@ -31,11 +31,14 @@ class ObjectRef(Frozen):
     """Hex digest of the whole object."""
 
 
-class ByteRange(Frozen):
-    """Where the index of records is in the object."""
+class IndexRef(Frozen):
+    """Where the index of records is in the object, and its digest: so a commit vouches for each row."""
 
     offset: int = Field(ge=0)
     size: int = Field(ge=0)
+    """Bytes."""
+    sha256: str
+    """Hex digest of the index."""
 
 
 class Commit(Frozen):
@@ -51,8 +54,8 @@ class Commit(Frozen):
     """Features: hex digest of the object of images that they were made from; None for images."""
     objects: tuple[ObjectRef, ...] = Field(min_length=1)
     """The object of records first; for images the sample table second."""
-    index: ByteRange | None = None
-    """Where the index is in the first object."""
+    index: IndexRef
+    """Of the first object."""
     fidelity: tuple[LevelFidelity, ...] | None = None
     """Flattened cosines, one per level; None for images, and where no sample could be used."""
     per_token: tuple[LevelFidelity, ...] | None = None

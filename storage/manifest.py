@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +16,14 @@ from storage.config import CacheConfig, Frozen, JpegConfig, ViewConfig
 from storage.errors import CacheError, FormatError
 from storage.identity import seal, sha256, unseal
 
+FORMAT: Final = 2
+"""Version of the layout on disk. In format 1 nothing bound a record to its row."""
+
 
 class Invariants(Frozen):
     """What holds for every sample of a cache, for as long as the cache lives (cache.json)."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     """Version of the layout on disk."""
     views: ViewConfig = ViewConfig()
     """How view k of a key is made. Their number belongs to the segments: always 1 here."""
@@ -200,7 +203,7 @@ def validated(model: type[_Model], doc: dict[str, Any], path: str) -> _Model:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise FormatError(
-            f"{path}: field {where} = {first['input']!r} is not of cache format 1 ({first['msg']}); "
+            f"{path}: field {where} = {first['input']!r} is not of cache format {FORMAT} ({first['msg']}); "
             "read this cache with the version of Cutler that wrote it"
         ) from None
 

@@ -13,7 +13,7 @@ from storage.containers.base import Index, load_index
 from storage.errors import CorruptObject, MissingData
 from storage.identity import sha256
 from storage.layout import Column
-from storage.manifest import keys_digest, read_samples
+from storage.manifest import Shard, keys_digest, read_samples
 from storage.store import Store
 
 _Answer = TypeVar("_Answer")
@@ -24,21 +24,25 @@ _INDEXES, _TABLES = 4096, 64
 class Reader:
     """Reads what is committed and nothing else. Threads may share it."""
 
-    def __init__(self, store: Store, log: CommitLog) -> None:
+    def __init__(self, store: Store, log: CommitLog, shard: Callable[[int], Shard]) -> None:
         self._store = store
         self._log = log
+        self._shard = shard
         self._index = lru_cache(_INDEXES)(self._load_index)
         self.samples = lru_cache(_TABLES)(self._load_samples)
         """shard -> sample table, verified."""
 
     def commit(self, column: Column, shard: int) -> Commit:
-        """The commit of a shard. Raises MissingData while there is none."""
+        """The commit of a shard. Raises MissingData while there is none, CorruptObject if of other rows."""
+        rows = self._shard(shard).rows
         commit = self._log.get(column, shard)
         if commit is None:
             raise MissingData(
                 f"shard {shard} of {column} in {self._store.url} is not committed; "
                 "run extract again, it does what is missing"
             )
+        if commit.rows != rows:
+            raise CorruptObject(commit.path, f"it has {commit.rows} rows, shard {shard} has {rows}")
         return commit
 
     def read(self, column: Column, shard: int, rows: Sequence[int]) -> list[bytes | None]:
@@ -47,7 +51,7 @@ class Reader:
         Raises MissingData, or CorruptObject naming the object and row.
         """
         index = self._index(column, shard)
-        name = self.commit(column, shard).records.name
+        name = index.name
         wanted = {row: place for row in rows if (place := index.range(row)) is not None}
         found = self._committed(name, lambda: self._store.read_ranges(name, list(wanted.values())))
         records = dict(zip(wanted, found, strict=True))
@@ -77,8 +81,14 @@ class Reader:
         if sha256(data) != ref.sha256:
             raise CorruptObject(ref.name, "its bytes do not match the checksum in its commit")
         table = read_samples(data)
-        if keys_digest(table["key"].to_pylist()) != commit.keys:
+        keys: list[str] = table["key"].to_pylist()
+        if keys_digest(keys) != commit.keys:
             raise CorruptObject(commit.path, f"it is about other samples than {ref.name}")
+        if len(keys) != commit.rows or len(set(keys)) != len(keys):
+            what = (
+                f"it names {len(set(keys))} different samples in {len(keys)} rows, its commit {commit.rows}"
+            )
+            raise CorruptObject(ref.name, what)
         return table
 
     def _committed(self, name: str, read: Callable[[], _Answer]) -> _Answer:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage import layout
-from storage.commits import ByteRange, Commit, ObjectRef
+from storage.commits import Commit, IndexRef, ObjectRef
 from storage.containers.base import Container, Packed, has_crc
 from storage.containers.tar import TarContainer
 from storage.containers.zarr import ZarrContainer
@@ -41,7 +41,7 @@ def write_images(
         rows=shard.rows,
         keys=keys_digest(keys),
         objects=(tar_ref, table_ref),
-        index=ByteRange(offset=packed.index_offset, size=packed.index_size),
+        index=_index_ref(packed),
         quarantined=tuple(row.row for row in rows if row.quarantine is not None),
         reasons=tuple(row.quarantine for row in rows if row.quarantine is not None),
         stats={"bytes": sum(len(jpeg) for jpeg in jpegs if jpeg is not None)},
@@ -94,7 +94,7 @@ class FeatureWriter:
             keys=keys_digest(keys),
             source=source,
             objects=(_ref(packed, name, digest),),
-            index=ByteRange(offset=packed.index_offset, size=packed.index_size),
+            index=_index_ref(packed),
             fidelity=summary(kept.fidelity),
             per_token=summary(kept.per_token),
             rungs=histogram(kept.rungs),
@@ -116,6 +116,10 @@ def _container(invariants: Invariants) -> Container:
 
 def _ref(packed: Packed, name: str, digest: str) -> ObjectRef:
     return ObjectRef(name=name, bytes=packed.size, sha256=digest)
+
+
+def _index_ref(packed: Packed) -> IndexRef:
+    return IndexRef(offset=packed.index_offset, size=len(packed.index), sha256=sha256(packed.index))
 
 
 def _check_rows(shard: Shard, rows: Sequence[SampleRow], jpegs: Sequence[bytes | None]) -> None:

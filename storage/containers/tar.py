@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import google_crc32c
 import numpy as np
 
-from storage.containers.base import MISSING, Packed, encode_index
+from storage.containers.base import MISSING, Packed, encode_index, own_crc
 
 INDEX_MEMBER = "__index__"
 """Last member; webdataset skips names of this form."""
@@ -21,7 +21,7 @@ class TarContainer:
 
     def __init__(self, *, plain: bool = False) -> None:
         self.plain = plain
-        """Records are ordinary files (JPEG): their CRCs go into the index instead of their last bytes."""
+        """Records are ordinary files (JPEG) that do not end with their CRCs."""
 
     def pack(self, keys: Sequence[str], records: Sequence[bytes | None], ext: str) -> Packed:
         """The tar of these records; rows without one are absent."""
@@ -34,13 +34,12 @@ class TarContainer:
                 continue
             offset = at + _append(parts, f"{key}.{ext}", record)
             ranges[row] = offset, len(record)
-            if self.plain:
-                checksums[row] = google_crc32c.value(record)
+            checksums[row] = google_crc32c.value(record) if self.plain else own_crc(record)
             at = offset + len(record) + len(_padding(record))
-        index = encode_index(ranges, checksums if self.plain else None)
+        index = encode_index(ranges, checksums)
         index_offset = at + _append(parts, INDEX_MEMBER, index)
         parts.append(_END)
-        return Packed(parts, ranges, index_offset, len(index))
+        return Packed(parts, index, index_offset)
 
 
 def _append(parts: list[bytes], name: str, content: bytes) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from storage.config import CodecConfig
-from storage.containers.base import MISSING, Packed, encode_index
+from storage.containers.base import MISSING, Packed, encode_index, own_crc
 from storage.identity import canonical_json
 
 _FILL: dict[str, int | str] = {"float16": "NaN", "int8": -(2**7), "int16": -(2**15), "int32": -(2**31)}
@@ -26,7 +26,7 @@ are no series, so there is nothing to take differences of."""
 
 
 class ZarrContainer:
-    """Records are inner chunks as they are, in row order, then zarr's index of them."""
+    """Records are inner chunks as they are, in row order, then our checksums of them, then zarr's index."""
 
     def __init__(self, samples_per_shard: int) -> None:
         self.samples_per_shard = samples_per_shard
@@ -34,14 +34,16 @@ class ZarrContainer:
     def pack(self, keys: Sequence[str], records: Sequence[bytes | None], ext: str) -> Packed:
         """The shard object of these records; rows without one, and those past the end, are empty chunks."""
         ranges = np.full((self.samples_per_shard, 2), MISSING, np.uint64)
+        checksums = np.zeros(self.samples_per_shard, np.uint32)
         at = 0
         for row, record in enumerate(records):
             if record is not None:
                 ranges[row] = at, len(record)
+                checksums[row] = own_crc(record)
                 at += len(record)
-        index = encode_index(ranges)
+        index = encode_index(ranges, checksums)
         parts = [record for record in records if record is not None]
-        return Packed([*parts, index], ranges, at, len(index))
+        return Packed([*parts, index], index, at)
 
 
 def array_json(

@@ -60,7 +60,7 @@ def test_a_commit_in_anothers_place_is_named(cache: Cache) -> None:
     with pytest.raises(CorruptObject, match="commit of shard 1 of images"):
         read_commit(write_commit(commit), "commits/images/000000.json", IMAGES, 0)
     doc = unseal(write_commit(commit), "x")
-    with pytest.raises(FormatError, match="field colour = 'red' is not of cache format 1"):
+    with pytest.raises(FormatError, match="field colour = 'red' is not of cache format 2"):
         read_commit(seal({**doc, "colour": "red"}), commit.path, IMAGES, 1)
 
 

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from storage.cache import Cache
-from storage.commits import ByteRange, Commit, ObjectRef
+from storage.commits import Commit, IndexRef, ObjectRef
 from storage.containers.base import MISSING, Index, Packed, add_crc, encode_index, has_crc, load_index
 from storage.containers.tar import TarContainer
 from storage.containers.zarr import ZarrContainer
 from storage.errors import CorruptObject
-from storage.identity import escape_key, sample_key
+from storage.identity import escape_key, sample_key, sha256
 from tests.storage.sample_cache import make_cache
 
 RECORDS = st.lists(st.none() | st.binary(max_size=600).map(add_crc), min_size=1, max_size=6)
@@ -32,22 +32,29 @@ RECORDS = st.lists(st.none() | st.binary(max_size=600).map(add_crc), min_size=1,
 PATHS = st.binary(min_size=1, max_size=120).filter(lambda raw: b"\0" not in raw).map(os.fsdecode)
 
 
+ALPHA = "features/alpha/00000000"
+
+
 def keys_of(count: int) -> list[str]:
     """Sample keys, one of them too long for a plain tar header."""
     paths = ["a/b c.jpg", "é" * 60, *map(str, range(count))]
     return [sample_key(escape_key(path), 0) for path in paths[:count]]
 
 
-def commit_of(packed: Packed, rows: int, column: str = "features/alpha/00000000") -> Commit:
+def commit_of(packed: Packed, rows: int, column: str = ALPHA, quarantined: tuple[int, ...] = ()) -> Commit:
     """The commit of a shard object called x."""
     ref = ObjectRef(name="x", bytes=packed.size, sha256="")
-    place = ByteRange(offset=packed.index_offset, size=packed.index_size)
-    return Commit(column=column, shard=0, rows=rows, keys="", objects=(ref,), index=place)
+    place = IndexRef(offset=packed.index_offset, size=len(packed.index), sha256=sha256(packed.index))
+    return Commit(
+        column=column, shard=0, rows=rows, keys="", objects=(ref,), index=place, quarantined=quarantined
+    )
 
 
-def load(packed: Packed, rows: int, column: str = "features/alpha/00000000") -> Index:
+def load(packed: Packed, records: list[bytes | None], column: str = ALPHA) -> Index:
     """The index as a reader gets it."""
-    return load_index(lambda at, size: packed.data[at : at + size], commit_of(packed, rows, column))
+    absent = tuple(row for row, record in enumerate(records) if record is None)
+    commit = commit_of(packed, len(records), column, absent)
+    return load_index(lambda at, size: packed.data[at : at + size], commit)
 
 
 def check_records(packed: Packed, index: Index, records: list[bytes | None]) -> None:
@@ -67,12 +74,12 @@ def check_records(packed: Packed, index: Index, records: list[bytes | None]) -> 
 def test_a_tar_gives_records_back_and_any_tar_reader_agrees(records: list[bytes | None]) -> None:
     keys = keys_of(len(records))
     packed = TarContainer().pack(keys, records, "f16")
-    check_records(packed, load(packed, len(records)), records)
+    check_records(packed, load(packed, records), records)
     with tarfile.open(fileobj=io.BytesIO(packed.data)) as tar:
         members = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar.getmembers()} == {(0, 0, 0, "", "")}
     index = members.pop("__index__")
-    assert index == packed.data[packed.index_offset : packed.index_offset + packed.index_size]
+    assert index == packed.data[packed.index_offset : packed.index_offset + len(packed.index)]
     assert members == {
         f"{key}.f16": record for key, record in zip(keys, records, strict=True) if record is not None
     }
@@ -82,7 +89,7 @@ def test_a_tar_gives_records_back_and_any_tar_reader_agrees(records: list[bytes 
 @given(st.lists(st.none() | st.binary(max_size=600), min_size=1, max_size=6))
 def test_plain_records_have_their_crc_in_the_index(records: list[bytes | None]) -> None:
     packed = TarContainer(plain=True).pack(keys_of(len(records)), records, "jpg")
-    index = load(packed, len(records), "images")
+    index = load(packed, records, "images")
     check_records(packed, index, records)
     for row, record in enumerate(records):
         if record:
@@ -93,8 +100,8 @@ def test_plain_records_have_their_crc_in_the_index(records: list[bytes | None]) 
 def test_a_zarr_shard_gives_records_back(records: list[bytes | None], spare: int) -> None:
     slots = len(records) + spare
     packed = ZarrContainer(slots).pack(keys_of(len(records)), records, "f16")
-    check_records(packed, load(packed, len(records)), records)
-    assert packed.size == sum(len(record) for record in records if record) + 16 * slots + 4
+    check_records(packed, load(packed, records), records)
+    assert packed.size == sum(len(record) for record in records if record) + 20 * slots + 4
 
 
 @given(st.binary())
@@ -107,30 +114,34 @@ def test_a_record_ends_with_its_crc(payload: bytes) -> None:
 
 def test_a_damaged_index_is_named() -> None:
     packed = TarContainer().pack(keys_of(2), [add_crc(b"1"), None], "f16")
-    data = packed.data
-    for at in range(packed.index_offset, packed.index_offset + packed.index_size):
+    data, commit = packed.data, commit_of(packed, 2, quarantined=(1,))
+    for at in range(packed.index_offset, packed.index_offset + len(packed.index)):
         broken = data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
-        with pytest.raises(CorruptObject, match="x is damaged: its index fails"):
-            load_index(lambda start, size, broken=broken: broken[start : start + size], commit_of(packed, 2))
-    for cut in range(packed.index_offset + packed.index_size):
-        with pytest.raises(CorruptObject, match="its index fails"):
-            load_index(lambda start, size, cut=cut: data[:cut][start : start + size], commit_of(packed, 2))
+        with pytest.raises(CorruptObject, match="x is damaged: its index is not the one"):
+            load_index(lambda start, size, broken=broken: broken[start : start + size], commit)
+    for cut in range(packed.index_offset + len(packed.index)):
+        with pytest.raises(CorruptObject, match="its index is not the one"):
+            load_index(lambda start, size, cut=cut: data[:cut][start : start + size], commit)
 
 
 @pytest.mark.parametrize("entry", [(100, 2**64 - 99), (2**64 - 2, 4), (99, 2), (101, 0), (0, 101)])
 def test_an_index_never_points_outside_its_object(entry: tuple[int, int]) -> None:
-    index = encode_index(np.array([entry], np.uint64))
-    packed = Packed(
-        [bytes(100 - len(index)), index], np.zeros((1, 2), np.uint64), 100 - len(index), len(index)
-    )
+    index = encode_index(np.array([entry], np.uint64), np.zeros(1, np.uint32))
+    packed = Packed([bytes(100 - len(index)), index], index, 100 - len(index))
     with pytest.raises(CorruptObject, match="outside"):
-        load(packed, 1)
+        load(packed, [b""])
 
 
 def test_an_index_for_fewer_rows_is_refused() -> None:
     packed = ZarrContainer(2).pack(keys_of(2), [None, None], "f16")
     with pytest.raises(CorruptObject, match="2 entries for 3 rows"):
-        load(packed, 3)
+        load(packed, [None] * 3)
+
+
+def test_an_index_and_its_commit_agree_on_what_is_absent() -> None:
+    packed = ZarrContainer(2).pack(keys_of(2), [add_crc(b"1"), None], "f16")
+    with pytest.raises(CorruptObject, match=r"rows \[1\] have no record, its commit quarantines \[0\]"):
+        load(packed, [None, b""])
 
 
 # webdataset leaves its files to the garbage collector

@@ -66,9 +66,10 @@ def test_invariants_come_back_and_leave_the_number_of_views_out() -> None:
     assert "count" not in asked.doc()["views"]
 
 
-def test_a_later_format_is_refused_by_name() -> None:
-    doc = {**Invariants().doc(), "format": 2}
-    with pytest.raises(FormatError, match=r"cache\.json: field format = 2"):
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format_is_refused_by_name(version: int) -> None:
+    doc = {**Invariants().doc(), "format": version}
+    with pytest.raises(FormatError, match=rf"cache\.json: field format = {version} is not of cache format 2"):
         read_invariants(seal(doc), "cache.json")
 
 
