@@ -70,11 +70,14 @@ class Codec(Protocol):
     def pack(self, codes: np.ndarray) -> bytes:
         """The record of one row of codes [symbols]: lossless stage and CRC. Threads may call it at once."""
 
-    def unpack(self, record: bytes) -> Row:
-        """The codes of a record whose CRC has been checked. Threads may call it at once.
+    def codes(self, record: bytes) -> np.ndarray:
+        """The row [symbols] that `pack` got, of a record whose CRC has been checked. Threads may call it.
 
         Raises FormatError when the record is not of this codec.
         """
+
+    def unpack(self, record: bytes) -> Row:
+        """The row of a record as `collate` takes it; otherwise as `codes`."""
 
     def collate(self, rows: Sequence[Row | None], *, pinned: bool = False) -> Any:
         """A batch of rows as host tensors, `pinned` for a GPU. Threads may call it at once."""
@@ -160,13 +163,13 @@ class Collated(NamedTuple):
 
     codes: Tensor
     """[B, symbols]; zeros for rows of None."""
-    missing: list[int]
-    """Rows that are None."""
+    missing: Tensor
+    """Rows that are None, int64."""
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """The codes and the missing rows (None when there are none) on `device`."""
-        codes = self.codes.to(device, non_blocking=self.codes.is_pinned())
-        return codes, torch.tensor(self.missing, device=device) if self.missing else None
+        codes, missing = (tensor.to(device, non_blocking=True) for tensor in self)
+        return codes, missing if len(missing) else None
 
 
 def collate_codes(
@@ -177,7 +180,8 @@ def collate_codes(
     host = torch.empty((len(rows), symbols), dtype=kind, pin_memory=pinned)
     for row, code in zip(host.numpy(), rows, strict=True):
         row[:] = 0 if code is None else code
-    return Collated(host, [number for number, code in enumerate(rows) if code is None])
+    missing = torch.tensor([number for number, code in enumerate(rows) if code is None], dtype=torch.int64)
+    return Collated(host, missing.pin_memory() if pinned else missing)
 
 
 def fetch_report(

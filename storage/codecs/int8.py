@@ -37,7 +37,7 @@ class Int8Codec:
         self._stats = base.ChannelStats(stats, shapes)
         self._coder = RecordCoder(config, self.symbol_dtype, self.symbols)
         self.pack = self._coder.pack
-        self.unpack = self._coder.unpack
+        self.codes = self.unpack = self._coder.unpack
 
     def encode(self, levels: Sequence[Tensor]) -> base.Encoded:
         """See Codec; NaN and infinity give a row its reason."""

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from storage.codecs import base
+from storage.codecs.klt_inverse import invert
 from storage.codecs.klt_rows import TOP, RowLayout
 from storage.codecs.klt_space import Space, group_levels, space_of
 from storage.codecs.klt_steps import Measure, choose_steps, estimate_rungs, step_of, widen_dead_zones
+from storage.codecs.klt_travel import Batch, Part, Row, collate, thin
 from storage.codecs.lossless import RecordCoder
 from storage.config import CodecConfig
 from storage.quality import Quality
@@ -23,12 +25,6 @@ _LARGEST = 1e15
 _WORTH = 2
 # rungs that the exact search may go from its estimate: first, and for what missed, with everything
 _PATIENCE, _LONG_PATIENCE = 3, 32
-
-
-class Rows(NamedTuple):
-    """A batch of rows."""
-
-    rows: list[np.ndarray | None]
 
 
 class _Group(NamedTuple):
@@ -46,7 +42,7 @@ class _Quantised(NamedTuple):
     codes: Tensor
     """Whole numbers, float32 [B, symbols], in the order of a row."""
     rung: Tensor
-    whole: Tensor
+    zone: Tensor
     cosine: Tensor
     tokenwise: Tensor
     """Mean cosine of tokens, float64 [B, levels]."""
@@ -71,13 +67,14 @@ class KltCodec:
             self._groups.append(_Group(levels, space, values))
             values += space.symbols
         room = max(group.space.depth for group in self._groups)
+        self._zones = [(group.first, group.space.symbols_in) for group in self._groups]
         self._layout = RowLayout(values, len(self._groups), room)
         self.symbols = self._layout.symbols
         self._stats = base.ChannelStats(stats, shapes)
-        self.decode_macs = sum(group.space.inverse_macs for group in self._groups)
+        self.decode_macs = sum(group.space.inverse_macs[0] for group in self._groups)
         self._coder = RecordCoder(config, self.symbol_dtype, self.symbols)
         self.pack = self._coder.pack
-        self.unpack = self._coder.unpack
+        self.codes = self._coder.unpack
 
     def encode(self, levels: Sequence[Tensor]) -> base.Encoded:
         """See Codec; NaN, infinity, a fidelity out of reach and too many escapes give a row its reason."""
@@ -116,7 +113,7 @@ class KltCodec:
         def measure(kept: Tensor, rows: Tensor | slice = slice(None)) -> Measure:
             return Measure(space, frequencies[rows], everything[rows], kept)
 
-        zone = everything * space.mask_on(z.device)
+        zone = everything * space.mask_on(z.device, 0)
         free = estimate_rungs(measure(everything), self._fidelity)
         cut = estimate_rungs(measure(zone), self._fidelity)
         whole = cut < free - _WORTH
@@ -136,7 +133,7 @@ class KltCodec:
         codes = final.codes(choice.rung, dead)
         tokenwise = final.tokenwise(codes * step_of(choice.rung), z)
         codes = codes.flatten(1).index_select(1, space.order_on(z.device))
-        return _Quantised(codes, choice.rung, whole, cosine, tokenwise)
+        return _Quantised(codes, choice.rung, torch.where(whole, space.zones - 1, 0), cosine, tokenwise)
 
     def _rows(self, parts: Sequence[_Quantised], reasons: list[str | None]) -> np.ndarray:
         """Rows of codes [B, symbols]; one with more escapes than it has room for gets a reason."""
@@ -145,7 +142,7 @@ class KltCodec:
         for index, (group, part) in enumerate(zip(self._groups, parts, strict=True)):
             held = part.codes.clamp(-TOP, TOP)
             rows[:, group.first : group.first + group.space.symbols] = held.short().cpu().numpy()
-            self._layout.write_heads(rows, index, part.rung.cpu().numpy(), part.whole.cpu().numpy())
+            self._layout.write_heads(rows, index, part.rung.cpu().numpy(), part.zone.cpu().numpy())
             row, symbol = (held != part.codes).nonzero(as_tuple=True)
             more = (part.codes[row, symbol] - held[row, symbol]).double()
             tables.append(torch.stack([row.double(), symbol.double() + group.first, more], 1).cpu().numpy())
@@ -170,61 +167,39 @@ class KltCodec:
             )
         return reasons
 
-    def collate(self, rows: Sequence[np.ndarray | None], *, pinned: bool = False) -> Rows:
+    def unpack(self, record: bytes) -> Row:
         """See Codec."""
-        return Rows(list(rows))
+        return thin(self.codes(record), self._layout, self._zones)
 
-    def decode(self, batch: Rows | Sequence[np.ndarray | None], device: torch.device | str) -> list[Tensor]:
+    def collate(self, rows: Sequence[Row | None], *, pinned: bool = False) -> Batch:
         """See Codec."""
+        return collate(rows, [sizes for _, sizes in self._zones], pinned=pinned)
+
+    def decode(self, batch: Batch | Sequence[Row | None], device: torch.device | str) -> list[Tensor]:
+        """See Codec; a quarter of a GiB of tokens at a time; three times that exist beside the maps."""
+        ready = batch if isinstance(batch, Batch) else self.collate(batch)
         device = torch.device(device)
-        codes = batch.rows if isinstance(batch, Rows) else batch
-        stats, maps = self._stats.on(device), {}
-        rows = [row for row, code in enumerate(codes) if code is None]
-        missing = torch.tensor(rows, device=device) if rows else None
-        for index, group in enumerate(self._groups):
-            z = self._z_scores(codes, index, device)
-            pieces = z.split(group.space.channels, 2)
-            for number, piece in zip(group.levels, pieces, strict=True):
-                mean, scale = stats[number]
-                tokens = (piece * scale).add_(mean)
-                if missing is not None:
-                    tokens[missing] = 0
-                maps[number] = base.map_of(tokens, self.shapes[number])
-        return [maps[number] for number in range(len(self.shapes))]
+        maps = [torch.empty(ready.size, s.tokens, s.channels, device=device) for s in self.shapes]
+        stats = self._stats.on(device)
+        for group, parts in zip(self._groups, ready.groups, strict=True):
+            targets = [(maps[n], *stats[n]) for n in group.levels]
+            for part in parts:
+                _fill(targets, group.space, part.on(device))
+        if len(ready.missing):
+            missing = ready.missing.to(device, non_blocking=True)
+            for level in maps:
+                level.index_fill_(0, missing, 0)
+        return [base.map_of(level, shape) for level, shape in zip(maps, self.shapes, strict=True)]
 
-    def _z_scores(self, codes: Sequence[np.ndarray | None], index: int, device: torch.device) -> Tensor:
-        """One group's tokens [B, N, D]: rows that need the zone only, then rows that need everything."""
-        space = self._groups[index].space
-        grid = torch.zeros(len(codes), space.tokens, space.depth, device=device)
-        for whole in (False, True):
-            held = [
-                (row, code)
-                for row, code in enumerate(codes)
-                if code is not None and self._layout.head(code, index).whole == whole
-            ]
-            if not held:
-                continue
-            symbols, steps = self._symbols([code for _, code in held], index, device, whole=whole)
-            some = grid if len(held) == len(codes) else torch.zeros_like(grid[: len(held)])
-            space.invert(symbols, steps, some, whole=whole)
-            if some is not grid:
-                grid[[row for row, _ in held]] = some
-        return space.tokens_of(grid)
 
-    def _symbols(
-        self, codes: Sequence[np.ndarray], index: int, device: torch.device, *, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """A group's codes [B, symbols of the zone or all] and steps [B, 1, 1] on `device`."""
-        group = self._groups[index]
-        first, count = group.first, group.space.symbols if whole else group.space.zone_symbols
-        rows = [code[first : first + count] for code in codes]
-        symbols = base.collate_codes(rows, self.symbol_dtype, count, pinned=False).codes.to(device)
-        rungs = torch.tensor([self._layout.head(code, index).rung for code in codes], device=device)
-        for row, code in enumerate(codes):
-            at, more = self._layout.escapes(code).T
-            here = (at >= first) & (at < first + count)
-            if here.any():
-                symbols = symbols.float()
-                places = torch.from_numpy(at[here] - first).long().to(device)
-                symbols[row, places] += torch.from_numpy(more[here]).to(device)
-        return symbols, step_of(rungs)
+def _fill(targets: Sequence[tuple[Tensor, Tensor, Tensor]], space: Space, part: Part) -> None:
+    """Put the rows of `part` into levels [B, N, C], each beside its mean and scale [C]."""
+    tokens = invert(space, part.plane, part.outliers, part.zone)
+    for (level, mean, scale), z in zip(targets, tokens.split(space.channels, 2), strict=True):
+        # in fp32: a channel of mean 40 and deviation 1 has lost its promise in bf16
+        weight = part.steps.view(-1, 1, 1) * scale
+        if len(part.rows) == len(level):
+            # all rows of the batch, and then they are in its order
+            torch.addcmul(mean, z.transpose(0, 1), weight, out=level)
+        else:
+            level.index_copy_(0, part.rows, torch.addcmul(mean, z.transpose(0, 1), weight))

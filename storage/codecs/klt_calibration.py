@@ -17,7 +17,8 @@ from torch import Tensor
 from storage.codecs.base import LevelShape, check_shapes, tokens_of
 from storage.codecs.calibration import Calibrator
 from storage.codecs.dct import rings
-from storage.codecs.klt_space import Basis, Space, group_levels
+from storage.codecs.klt_basis import Basis
+from storage.codecs.klt_space import Space, group_levels
 from storage.codecs.klt_steps import Measure, choose_steps, estimate_rungs, step_of
 from storage.config import CodecConfig
 
@@ -34,7 +35,10 @@ _FAINT = 0.16
 class KltCalibrator:
     """Mean and scale, bases, ring variances and zones; sums are fp64 and the result deterministic."""
 
-    def __init__(self, config: CodecConfig, shapes: Sequence[LevelShape]) -> None:
+    def __init__(
+        self, config: CodecConfig, shapes: Sequence[LevelShape], budget_gmac: float | None = None
+    ) -> None:
+        self._budget_gmac = budget_gmac
         self._config, self._shapes = config, tuple(LevelShape(*shape) for shape in shapes)
         self._groups = [
             _GroupMoments([self._shapes[n] for n in levels]) for levels in group_levels(self._shapes)
@@ -75,7 +79,7 @@ class KltCalibrator:
     def finish(self) -> dict[str, Tensor]:
         """`mean.<level>` and `scale.<level>`, fp32 [C]; per group of levels that share a grid:
         `basis.<group>.<block>` bf16 [components, channels], with a separable basis `mix.<group>` fp32,
-        `variance.<group>` fp32 [components, rings], `kept.<group>` int32 [blocks, rings].
+        `variance.<group>` fp32 [components, rings], `kept.<group>` int32 [zones, blocks, rings].
 
         Raises ValueError with fewer than two sound images: one for the basis, one for its variances.
         """
@@ -187,7 +191,7 @@ def _zone(
     """Variances [D, rings] fp32 over `maps`, [N, D] each, and components kept per block and ring, int32."""
     ring = torch.from_numpy(rings(shapes[0].height, shapes[0].width))
     bands, depth = int(ring.max()) + 1, sum(basis.widths)
-    everything = torch.full((len(basis.blocks), bands), max(basis.widths), dtype=torch.int32)
+    everything = torch.empty((0, len(basis.blocks), bands), dtype=torch.int32)
     space = Space(shapes, basis, torch.zeros(depth, bands), everything)
     energy = torch.zeros(bands, depth, dtype=torch.float64)
     rungs = []
@@ -201,4 +205,4 @@ def _zone(
     variance = (energy / (ring.bincount() * len(maps)).unsqueeze(1)).T
     floor = (_FAINT * step_of(torch.cat(rungs).min())).item() ** 2
     kept = [(block > floor).sum(0) for block in variance.split(basis.widths)]
-    return variance.float().contiguous(), torch.stack(kept).int()
+    return variance.float().contiguous(), torch.stack(kept).int().unsqueeze(0)

@@ -1,7 +1,8 @@
-"""What stands in a row of klt codes besides the codes: steps, zone or everything, escapes.
+"""What stands in a row of klt codes besides the codes: steps, zones, escapes.
 
-A row is int16: the codes of each group of levels; then per group its rung j and 1 if anything outside the
-zone is stored; then int32 numbers as pairs of int16: how many escapes, and for each (symbol, what to add).
+A row is int16: the codes of each group of levels; then per group its rung j and the number of the zone that
+holds all that is not 0; then int32 numbers as pairs of int16: how many escapes, and for each (symbol, what to
+add).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Head(NamedTuple):
     """What one group of a row says of itself."""
 
     rung: int
-    whole: bool
+    zone: int
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class RowLayout:
     def _escapes(self) -> int:
         return self.values + 2 * self.groups
 
-    def write_heads(self, rows: np.ndarray, group: int, rung: np.ndarray, whole: np.ndarray) -> None:
+    def write_heads(self, rows: np.ndarray, group: int, rung: np.ndarray, zone: np.ndarray) -> None:
         """Heads of one group into `rows` [B, symbols]."""
         rows[:, self.values + 2 * group] = rung
-        rows[:, self.values + 2 * group + 1] = whole
+        rows[:, self.values + 2 * group + 1] = zone
 
     def head(self, row: np.ndarray, group: int) -> Head:
         """The head of one group of `row` [symbols]."""
-        rung, whole = row[self.values + 2 * group : self.values + 2 * group + 2]
-        return Head(int(rung), bool(whole))
+        rung, zone = row[self.values + 2 * group : self.values + 2 * group + 2]
+        return Head(int(rung), int(zone))
 
     def write_escapes(self, row: np.ndarray, escapes: np.ndarray) -> bool:
         """Put (symbol, what to add) [n, 2], whole numbers, into `row`; False if they do not fit."""

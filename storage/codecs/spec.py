@@ -47,16 +47,22 @@ class AnyCalibrator(Protocol):
         """The codec's tensors. Raises ValueError when too few images were usable."""
 
 
-CALIBRATORS: dict[str, Callable[[CodecConfig, tuple[LevelShape, ...]], AnyCalibrator]] = {
-    "f16": lambda _, shapes: Calibrator(shapes),
-    "int8": lambda _, shapes: Calibrator(shapes),
+CALIBRATORS: dict[str, Callable[[CodecConfig, tuple[LevelShape, ...], float | None], AnyCalibrator]] = {
+    "f16": lambda _, shapes, __: Calibrator(shapes),
+    "int8": lambda _, shapes, __: Calibrator(shapes),
     "klt": KltCalibrator,
 }
 
 
-def make_calibrator(config: CodecConfig, shapes: Sequence[Sequence[int]]) -> AnyCalibrator:
-    """The calibrator whose `finish` gives `make_codec` its `stats`."""
-    return CALIBRATORS[config.name](config, tuple(LevelShape(*shape) for shape in shapes))
+def make_calibrator(
+    config: CodecConfig, shapes: Sequence[Sequence[int]], *, budget_gmac: float | None = None
+) -> AnyCalibrator:
+    """The calibrator whose `finish` gives `make_codec` its `stats`.
+
+    `budget_gmac`: multiply-adds, 1e9, that decoding one sample may take on average (None: no limit); klt
+    alone takes any.
+    """
+    return CALIBRATORS[config.name](config, tuple(LevelShape(*shape) for shape in shapes), budget_gmac)
 
 
 def make_codec(config: CodecConfig, shapes: Sequence[Sequence[int]], stats: Stats) -> Codec:
