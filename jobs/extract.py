@@ -7,16 +7,16 @@ import logging
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
 
 from jobs.cli import parse
 from jobs.config import Recipe
 from jobs.errors import IncompleteError
+from jobs.work import Work, open_work, planned
 from storage.config import Frozen
 from storage.layout import Column
+from storage.replacing import begin_replacing, finish_replacing, refuse_half_replaced
+from storage.segments import shard_count
 
 log = logging.getLogger(__name__)
 
@@ -26,27 +26,14 @@ class ExtractOptions(Frozen):
 
     cache: str
     """Folder or URL (s3://, gs://) of the cache."""
+    append: bool = False
+    """Add the source's images that the cache does not hold as a new segment; nothing there is rewritten."""
+    replace: bool = False
+    """Once a teacher's new column is complete, drop its older ones."""
     dry_run: bool = False
     """Say what would be done, write nothing."""
     ray: str = ""
     """Address of a Ray cluster; default: RAY_ADDRESS, a running one, or a new one."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """The cache, the photos of each shard, and what is wanted of them."""
-
-    cache: Any
-    index: pa.Table | None
-    """The source's photos; None where the images column is complete and no source is named."""
-    order: Any
-
-    def entries(self, shard: int) -> pa.Table:
-        """The photos of a shard, in row order."""
-        if self.index is None:
-            return pa.table({})
-        spec = self.cache.shard(shard)
-        return self.index.take(self.order[spec.first : spec.first + spec.rows])
 
 
 def main(argv: list[str]) -> int:
@@ -55,63 +42,41 @@ def main(argv: list[str]) -> int:
     recipe, options = invocation.recipe, invocation.options
     if options.dry_run:
         return dry_run(recipe, options)
-    work = open_work(recipe, options.cache)
+    work = open_work(recipe, options.cache, append=options.append)
     from jobs.ray_session import cluster
 
     with cluster(options.ray):
         return run(recipe, options, work)
 
 
-def open_work(recipe: Recipe, url: str) -> Work:
-    """List the source, create or open the cache, add the segment.
-
-    Without a source, a cache whose images are complete gets more teachers from its own images.
-    """
-    from pipeline.sources import open_source
-    from storage.cache import Cache
-    from storage.manifest import Invariants
-
-    if not recipe.source.path and (cache := complete_images(recipe, url)) is not None:
-        return Work(cache, None, None)
-    source = open_source(recipe.source)
-    start = time.monotonic()
-    index = source.index()
-    log.info(
-        "source %s: %d images, listed in %.1f s", recipe.source.path, len(index), time.monotonic() - start
-    )
-    cache = Cache.create(url, Invariants.of(recipe.views, recipe.cache))
-    segment = cache.add_segment(source.fingerprint(), keys=len(index), views=recipe.views.count)
-    return Work(cache, index, segment.permutation())
-
-
-def complete_images(recipe: Recipe, url: str) -> Any:
-    """The cache at `url` if there is one that has all images of the recipe's views, else None."""
-    from storage.cache import Cache
-    from storage.errors import MissingData
-    from storage.manifest import Invariants
-
-    try:
-        Cache.open(url)
-    except MissingData:
-        return None
-    cache = Cache.create(url, Invariants.of(recipe.views, recipe.cache))
-    views = len({shard.view for shard in cache.shards()})
-    return cache if recipe.views.count <= views and not cache.missing(Column.images()) else None
-
-
 def dry_run(recipe: Recipe, options: ExtractOptions) -> int:
-    """Print what extraction would do."""
-    from pipeline.sources import open_source
-
-    keys = len(open_source(recipe.source).index())
-    shards = -(-keys // recipe.cache.samples_per_shard) * recipe.views.count
+    """Say what extraction would do."""
+    cache, new, left_out = planned(recipe, options.cache, append=options.append)
+    shards = sum(shard_count(segment, recipe.cache.samples_per_shard) for segment in new)
+    columns = f"1 + {len(recipe.committee.teachers)} columns"
+    for segment in new:
+        log.info(
+            "would add segment %d: views %d to %d of %d images of source %s, in shards from %06d",
+            segment.index,
+            segment.first_view,
+            segment.first_view + segment.views - 1,
+            segment.keys,
+            segment.source,
+            segment.first_shard,
+        )
+    if left_out:
+        log.info(
+            "%d images of the source are in other segments of %s and are left out", left_out, options.cache
+        )
+    if cache is not None:
+        log.info(
+            "%d shards are there, %d lack images", len(cache.shards()), len(cache.missing(Column.images()))
+        )
     log.info(
-        "would write %d samples (%d images x %d views) in %d shards of 1 + %d columns to %s; see also `plan`",
-        keys * recipe.views.count,
-        keys,
-        recipe.views.count,
+        "would write %d samples in %d shards of %s to %s; see also `plan`",
+        sum(segment.keys * segment.views for segment in new),
         shards,
-        len(recipe.committee.teachers),
+        columns,
         options.cache,
     )
     return 0
@@ -141,7 +106,10 @@ def run(recipe: Recipe, options: ExtractOptions, work: Work) -> int:
     try:
         wanted = calibration_shards(cache, recipe.cache.codec.resolved().calibration_images)
         columns = engine.register({shard: work.entries(shard) for shard in wanted})
+        if options.replace:
+            tell_replacements(cache, columns)
         missing = missing_units(cache, columns)
+        missing = {shard: missing[shard] for shard in work.possible(missing)}
         queue = Queue(missing, max_tries=ask.max_tries)
         progress = Progress(len(missing), sum(cache.shard(shard).rows for shard in missing))
         log.info(
@@ -154,7 +122,24 @@ def run(recipe: Recipe, options: ExtractOptions, work: Work) -> int:
         engine.close()
     for column in (Column.images(), *columns.values()):
         cache.compact(column)
-    return conclude(recipe, cache, columns, progress=progress, bad=queue.bad, stopped=engine.stopping)
+    conclude(recipe, work, columns, progress=progress, bad=queue.bad, stopped=engine.stopping)
+    for column in columns.values():
+        if options.replace:
+            for old in finish_replacing(cache, column):
+                log.info("dropped %s, which %s replaces", old, column)
+        else:
+            refuse_half_replaced(cache, str(column.teacher))
+    return 0
+
+
+def tell_replacements(cache: Any, columns: Mapping[str, Column]) -> None:
+    """Begin to replace the older columns of the teachers, and say which."""
+    for column in columns.values():
+        if found := begin_replacing(cache, column):
+            old = ", ".join(map(str, found.old))
+            log.info(
+                "%s will replace %s once it is complete; nobody trains from either till then", column, old
+            )
 
 
 def missing_units(cache: Any, columns: Mapping[str, Column]) -> dict[int, list[str]]:
@@ -188,13 +173,13 @@ class stop_on_sigterm:
 
 def conclude(
     recipe: Recipe,
-    cache: Any,
+    work: Work,
     columns: Mapping[str, Column],
     *,
     progress: Any,
     bad: Mapping[int, str],
     stopped: bool,
-) -> int:
+) -> None:
     """Write the run's summary; expected against committed; raise if anything is missing.
 
     Raises:
@@ -202,7 +187,7 @@ def conclude(
     """
     from jobs.provenance import provenance
 
-    shards = cache.shards()
+    cache, shards = work.cache, work.cache.shards()
     missing = missing_units(cache, columns)
     expected = len(shards) * (1 + len(columns))
     committed = sum(len(cache.committed(column)) for column in (Column.images(), *columns.values()))
@@ -231,9 +216,23 @@ def conclude(
         progress.forwards,
         progress.bytes / 1e9,
     )
-    if missing:
-        raise IncompleteError(_what_is_missing(missing, bad, stopped))
-    return 0
+    _refuse_gaps(recipe, work, missing, bad=bad, stopped=stopped)
+
+
+def _refuse_gaps(
+    recipe: Recipe,
+    work: Work,
+    missing: Mapping[int, Sequence[str]],
+    *,
+    bad: Mapping[int, str],
+    stopped: bool,
+) -> None:
+    """Raise IncompleteError where shards are missing: those that could be made, then those that wait."""
+    possible, waiting = set(work.possible(missing)), work.waiting(recipe.views.count)
+    mine = {shard: teachers for shard, teachers in missing.items() if shard in possible}
+    said = [_what_is_missing(mine, bad, stopped)] if mine else []
+    if said or waiting:
+        raise IncompleteError("; ".join([*said, *waiting]))
 
 
 def _what_is_missing(missing: Mapping[int, Sequence[str]], bad: Mapping[int, str], stopped: bool) -> str:

@@ -97,6 +97,11 @@ def teacher_path(column: Column) -> str:
     return f"{column.path}/teacher.json"
 
 
+def replacing_path(teacher: str) -> str:
+    """What says, while a column of a teacher takes the place of others, which."""
+    return f"{FEATURES}/{teacher}/replacing.json"
+
+
 def codec_path(column: Column) -> str:
     """Calibrated tensors of a column's codec."""
     return f"{column.path}/codec.safetensors"
