@@ -55,15 +55,23 @@ def unseal(data: bytes, path: str) -> dict[str, Any]:
     """
     try:
         doc = json.loads(data)
-        whole = canonical_json(doc) == data
     except (ValueError, RecursionError):
         raise CorruptObject(path, "it is not the JSON that was written") from None
-    if not whole or not isinstance(doc, dict) or "checksum" not in doc:
+    if not isinstance(doc, dict) or "checksum" not in doc or list(doc) != sorted(doc):
         raise CorruptObject(path, "it is not the JSON that was written")
     checksum = doc.pop("checksum")
-    if checksum != sha256(canonical_json(doc)):
+    if checksum != sha256(_without_checksum(data, checksum)):
         raise CorruptObject(path, f"its content does not match its checksum {checksum}")
     return doc
+
+
+def _without_checksum(data: bytes, checksum: object) -> bytes:
+    """Sealed bytes as they were before the seal: cut, for writing them again takes five times as long."""
+    head, _, tail = data.partition(f'\n "checksum": "{checksum}"'.encode())
+    if tail.startswith(b","):
+        return head + tail[1:]
+    # it was the last entry, or the only one
+    return b"{}\n" if (head, tail) == (b"{", b"\n}\n") else head.removesuffix(b",") + tail
 
 
 def escape_key(path: str) -> str:
