@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,9 @@ from typing import Any
 from jobs.cli import parse
 from jobs.config import Recipe
 from jobs.errors import IncompleteError
+from jobs.register import register
 from jobs.work import Work, open_work, planned
+from jobs.workers import extraction_workers
 from storage.config import Frozen
 from storage.layout import Column
 from storage.replacing import begin_replacing, finish_replacing, refuse_half_replaced
@@ -84,42 +85,22 @@ def dry_run(recipe: Recipe, options: ExtractOptions) -> int:
 
 def run(recipe: Recipe, options: ExtractOptions, work: Work) -> int:
     """Register the columns, execute the missing shards, compact the commits, say what is missing."""
-    from pipeline.calibrate import calibration_shards
-    from pipeline.engine import Engine, slots_for
     from pipeline.progress import Progress
     from pipeline.queue import Queue
-    from pipeline.worker import ExtractionJob
 
-    ask, cache = recipe.extract, work.cache
-    slots = slots_for(device=ask.device, actors=ask.actors, cpus_per_actor=ask.cpus_per_actor)
-    job = ExtractionJob(
-        options.cache,
-        recipe.source,
-        recipe.views,
-        recipe.committee,
-        recipe.cache.codec,
-        ask,
-        slots.device,
-        slots.cpus,
-    )
-    engine = Engine(job, slots, stall_timeout_s=ask.stall_timeout_s)
-    try:
-        wanted = calibration_shards(cache, recipe.cache.codec.resolved().calibration_images)
-        columns = engine.register({shard: work.entries(shard) for shard in wanted})
+    cache = work.cache
+    with extraction_workers(recipe, options.cache) as engine:
+        columns = register(engine, recipe, work).columns
         if options.replace:
             tell_replacements(cache, columns)
         missing = missing_units(cache, columns)
         missing = {shard: missing[shard] for shard in work.possible(missing)}
-        queue = Queue(missing, max_tries=ask.max_tries)
+        queue = Queue(missing, max_tries=recipe.extract.max_tries)
         progress = Progress(len(missing), sum(cache.shard(shard).rows for shard in missing))
-        log.info(
-            "%d shards to do on %d workers (%s)", len(missing), min(slots.actors, len(missing)), slots.device
-        )
-        with stop_on_sigterm(engine):
-            engine.run(queue, lambda shard: (work.entries(shard), missing[shard]), on_result=progress.add)
+        log.info("%d shards to do on %s", len(missing), engine.workers(len(missing)))
+        engine.prepare("use", columns)
+        engine.run(queue, lambda shard: (work.entries(shard), missing[shard]), on_result=progress.add)
         progress.close()
-    finally:
-        engine.close()
     for column in (Column.images(), *columns.values()):
         cache.compact(column)
     conclude(recipe, work, columns, progress=progress, bad=queue.bad, stopped=engine.stopping)
@@ -152,23 +133,6 @@ def missing_units(cache: Any, columns: Mapping[str, Column]) -> dict[int, list[s
         if (teachers := [name for name in columns if shard.index in lacking[name]])
         or shard.index in without_images
     }
-
-
-class stop_on_sigterm:
-    """While entered, SIGTERM lets the shards in hand finish and starts no other."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._stop)
-
-    def __exit__(self, *exc: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _stop(self, *_: object) -> None:
-        log.warning("SIGTERM: finishing the shards in hand, then stopping")
-        self._engine.stopping = True
 
 
 def conclude(

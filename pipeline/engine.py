@@ -1,8 +1,10 @@
 """How shards are spread over a Ray cluster: one actor per GPU or CPU slot, tries owned by the driver.
 
-Pixels and features never cross the object store: an actor reads, decodes, runs the teachers, writes and
-commits. What crosses is a shard's file list (in) and its `ShardResult` (out). The only state is on disk: what
-is committed. The loop's decisions are in `pipeline/queue.py`.
+One loop for all work on shards: extraction, calibration, anything else whose unit is a shard and whose worker
+is a plain class. Pixels and features never cross the object store: an actor reads, decodes, runs the
+teachers, writes and commits. What crosses is a shard's file list (in) and what its worker returns: counts, or
+a calibration's sums. The only state is on disk: what is committed. The loop's decisions are in
+`pipeline/queue.py`.
 """
 
 from __future__ import annotations
@@ -10,17 +12,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from pipeline.queue import Queue
-from pipeline.worker import ExtractionJob, ExtractionWorker, ShardResult
-from storage.layout import Column
 
 log = logging.getLogger(__name__)
 POLL_S = 1.0
@@ -65,20 +64,13 @@ class Engine:
     """Actors over one job, and the loop that keeps them busy.
 
     Args:
-        job: what every worker needs.
+        job: what every worker needs: the argument of its constructor.
         slots: number and size of the actors.
+        worker: the class that an actor is made of.
         stall_timeout_s: with nothing finished for this long the run stops and says what it waits for.
-        worker: what an actor is made of.
     """
 
-    def __init__(
-        self,
-        job: ExtractionJob,
-        slots: Slots,
-        *,
-        stall_timeout_s: float,
-        worker: type[ExtractionWorker] = ExtractionWorker,
-    ) -> None:
+    def __init__(self, job: Any, slots: Slots, *, worker: type, stall_timeout_s: float) -> None:
         self._job, self._slots = job, slots
         self._stall_timeout_s = stall_timeout_s
         self._actor = ray.remote(worker).options(
@@ -88,34 +80,51 @@ class Engine:
             max_task_retries=0,
             runtime_env={"env_vars": ENVIRONMENT},
         )
-        self._columns: Mapping[str, Column] = {}
+        self._prepare: tuple[str, tuple[Any, ...]] | None = None
         self._actors: list[Any] = []
         self._failed_starts = 0
         self.stopping = False
 
-    def register(self, calibration: Mapping[int, pa.Table]) -> Mapping[str, Column]:
-        """Register (and where new, calibrate) the committee's columns on the first actor."""
-        actor = self._start()
+    def workers(self, units: int) -> str:
+        """How many workers so many units keep busy, for a log line."""
+        return f"{min(self._slots.actors, units)} workers ({self._slots.device})"
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What `method` of one worker returns; for what needs a worker but is no shard.
+
+        Raises:
+            EngineError: the worker could not be set up, or the call failed.
+        """
+        actor = self._actors[0] if self._actors else self._start()
         try:
-            self._columns = ray.get(actor.register.remote(calibration))
+            return ray.get(getattr(actor, method).remote(*arguments))
         except RayTaskError as failed:
             raise EngineError(_first_line(failed)) from failed
         except RayActorError as failed:
-            raise EngineError(f"the first worker could not be set up: {_first_line(failed)}") from failed
-        return self._columns
+            what = "could not be set up" if _never_began(failed) else f"died in {method}"
+            raise EngineError(f"the first worker {what}: {_first_line(failed)}") from failed
+
+    def prepare(self, method: str, *arguments: Any) -> None:
+        """Call `method` on every worker, and first thing on every later one. Nothing is waited for: what goes
+        wrong in it is lost, so it should only set what units then look at."""
+        self._prepare = (method, arguments)
+        for actor in self._actors:
+            getattr(actor, method).remote(*arguments)
 
     def run(
         self,
         queue: Queue,
-        unit: Callable[[int], tuple[pa.Table, Sequence[str]]],
+        unit: Callable[[int], tuple[Any, ...]],
         *,
-        on_result: Callable[[ShardResult], None],
+        on_result: Callable[[Any], None],
+        method: str = "run",
     ) -> None:
         """Execute the queue until it is finished, or `stopping` is set and all hands are empty.
 
         Args:
-            unit: shard -> (its photos, the teachers whose columns miss it).
-            on_result: called in the driver for each finished shard.
+            unit: shard -> what `method` of the worker is given beside the shard.
+            on_result: called in the driver with what `method` returned for each finished shard.
+            method: of the worker, called with a shard and its `unit`.
 
         Raises:
             EngineError: no progress for `stall_timeout_s`; names the shards in hand.
@@ -127,7 +136,8 @@ class Engine:
         while not queue.finished:
             for actor in self._actors:
                 while not self.stopping and (shard := queue.take(actor)) is not None:
-                    pending[actor.run.remote(shard, *unit(shard))] = (actor, shard)
+                    call = getattr(actor, method).remote(shard, *unit(shard))
+                    pending[call] = (actor, shard)
             if not pending:
                 break
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
@@ -151,8 +161,9 @@ class Engine:
 
     def _start(self) -> Any:
         actor = self._actor.remote(self._job)
-        if self._columns:
-            actor.use.remote(self._columns)
+        if self._prepare:
+            method, arguments = self._prepare
+            getattr(actor, method).remote(*arguments)
         self._actors.append(actor)
         return actor
 
@@ -162,7 +173,7 @@ class Engine:
         pending: dict[Any, tuple[Any, int]],
         *,
         queue: Queue,
-        on_result: Callable[[ShardResult], None],
+        on_result: Callable[[Any], None],
     ) -> bool:
         """Whether a finished call was an execution: a worker that cannot be reached is no progress."""
         actor, shard = pending.pop(reference)
@@ -175,7 +186,8 @@ class Engine:
             for other in [r for r, (owner, _) in pending.items() if owner == actor]:
                 del pending[other]
             self._bury(actor, died, queue)
-        except RayTaskError as raised:
+        except RayError as raised:
+            # raised by the worker, or the result was lost with its node before it came here
             log.warning("shard %06d failed: %s", shard, _first_line(raised))
             queue.failed(actor, shard, _first_line(raised))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,36 @@ from storage.layout import Column
 from storage.quality import Quality
 
 Target = tuple[Column, Codec]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What runs the teachers over a shard: batch i is always rows [i * batch_size, (i + 1) * batch_size)."""
+
+    committee: Committee
+    batch_size: int
+    pool: Executor
+    timers: Timers
+
+    def batches(self, cache: Cache, shard: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """As `pixel_batches`."""
+        return pixel_batches(cache, shard, batch_size=self.batch_size, pool=self.pool, timers=self.timers)
+
+    def run(self, teacher: str, images: torch.Tensor) -> list[torch.Tensor]:
+        """The teacher's level maps, timed."""
+        with self.timers(f"forward:{teacher}"):
+            return self.committee.run(teacher, images)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a few samples became in a column."""
+
+    samples: int
+    bytes: int
+    """Of their records."""
+    fidelity: float
+    """The worst of their levels."""
 
 
 def pixel_batches(
@@ -81,22 +112,23 @@ class ColumnRows:
         with self._timers("compress"):
             return self._codec.pack(codes)
 
+    def records(self) -> list[bytes | None]:
+        """The rows' records, None for rows without one; waits for the threads."""
+        return [None if future is None else future.result() for future in self._records]
+
+    def quality(self) -> Quality:
+        """Of all rows."""
+        return Quality.join(self._quality)
+
     def commit(self, cache: Cache, column: Column, shard: int) -> Commit:
         """Write the shard's object and commit it."""
-        records = [None if future is None else future.result() for future in self._records]
+        records = self.records()
         with self._timers("write"):
-            return cache.put_features(column, shard, records, Quality.join(self._quality), self._reasons)
+            return cache.put_features(column, shard, records, self.quality(), self._reasons)
 
 
 def write_features(
-    cache: Cache,
-    shard: int,
-    targets: Mapping[str, Target],
-    *,
-    committee: Committee,
-    batch_size: int,
-    pool: Executor,
-    timers: Timers,
+    cache: Cache, shard: int, targets: Mapping[str, Target], runner: Runner
 ) -> dict[str, Commit]:
     """Run the teachers named in `targets` over shard `shard` and commit their columns.
 
@@ -106,11 +138,25 @@ def write_features(
     Returns:
         teacher -> its commit.
     """
-    filled = {name: ColumnRows(codec, pool, timers) for name, (_, codec) in targets.items()}
-    for present, pixels in pixel_batches(cache, shard, batch_size=batch_size, pool=pool, timers=timers):
-        images = to_unit(pixels, committee.device)
+    filled = {name: ColumnRows(codec, runner.pool, runner.timers) for name, (_, codec) in targets.items()}
+    for present, pixels in runner.batches(cache, shard):
+        images = to_unit(pixels, runner.committee.device)
         for name in targets:
-            with timers(f"forward:{name}"):
-                levels = committee.run(name, images)
-            filled[name].add(levels, present)
+            filled[name].add(runner.run(name, images), present)
     return {name: filled[name].commit(cache, column, shard) for name, (column, _) in targets.items()}
+
+
+def encode_sample(
+    cache: Cache, shard: int, targets: Mapping[str, Target], runner: Runner
+) -> dict[str, Encoding]:
+    """What the first batch of a shard becomes in each column, by teacher; nothing is written."""
+    present, pixels = next(runner.batches(cache, shard))
+    images = to_unit(pixels, runner.committee.device)
+    found = {}
+    for name, (_, codec) in targets.items():
+        rows = ColumnRows(codec, runner.pool, runner.timers)
+        rows.add(runner.run(name, images), present)
+        sizes = [len(record) for record in rows.records() if record is not None]
+        worst = rows.quality().fidelity[present]
+        found[name] = Encoding(len(sizes), sum(sizes), float(np.nanmin(worst, initial=1.0)))
+    return found

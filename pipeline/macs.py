@@ -6,7 +6,7 @@ so both are given. Norms, activations, biases and SAM's relative positions are b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ from pipeline.teachers.spec import LEVELS, TeacherSpec
 MLP_RATIO = 4
 TRAINING_FACTOR = 3
 """A training step is a forward and two products of the same size backward."""
+DECODE_SHARE = 0.05
+"""Of a training step's multiply-adds, what decoding the teachers' maps may cost where no budget is given."""
 
 
 class Macs(NamedTuple):
@@ -66,6 +68,24 @@ def student_macs(student: StudentSize, size: int, teacher_widths: Sequence[int])
     adapter = 2 * tokens * width * (width // student.adapter_reduction)
     aligners = [LEVELS * patches * width * other for other in teacher_widths if other != width]
     return tas, Macs(len(teacher_widths) * (student.depth + 1) * adapter + sum(aligners), 0)
+
+
+def step_macs(student: StudentSize, size: int, teacher_widths: Sequence[int]) -> int:
+    """One image of a training step, attention, adapters and aligners included."""
+    tas, adapters = student_macs(student, size, teacher_widths)
+    return TRAINING_FACTOR * (tas.total + adapters.total)
+
+
+def decode_budgets(values: Mapping[str, int], *, asked_gmac: float, step: int) -> dict[str, float]:
+    """teacher -> multiply-adds, 1e9, that decoding its maps of one image may cost.
+
+    Args:
+        values: teacher -> stored values per image, which the budget is shared by.
+        asked_gmac: the budget of all together; 0: `DECODE_SHARE` of `step`.
+        step: multiply-adds of one image of a training step.
+    """
+    budget = asked_gmac or DECODE_SHARE * step / 1e9
+    return {teacher: budget * count / sum(values.values()) for teacher, count in values.items()}
 
 
 def _block(attended: int, tokens: int, width: int) -> Macs:

@@ -27,10 +27,11 @@ class Progress:
     Args:
         shards: shards of this run.
         samples: samples in them.
+        what: the line's first word, what the shards are done for.
     """
 
-    def __init__(self, shards: int, samples: int, *, interval_s: float = 10.0) -> None:
-        self.shards, self.samples = shards, samples
+    def __init__(self, shards: int, samples: int, *, what: str = "shards", interval_s: float = 10.0) -> None:
+        self.shards, self.samples, self._what = shards, samples, what
         self.done = self.rows = self.quarantined = self.bytes = self.values = self.forwards = 0
         self.feature_bits = 0.0
         self.seconds: dict[str, float] = {}
@@ -61,11 +62,11 @@ class Progress:
         elapsed = time.monotonic() - self._start
         rate = self.rows / max(elapsed, 1e-9)
         eta = format_eta((self.samples - self.rows) / max(rate, 1e-9))
-        return f"shards {self.done:>6}/{self.shards}  {rate:8.1f} img/s  ETA {eta}  {self._totals()}"
+        return f"{self._what} {self.done:>6}/{self.shards}  {rate:8.1f} img/s  ETA {eta}  {self._totals()}"
 
     def _totals(self) -> str:
-        bits = self.feature_bits / self.values if self.values else 0.0
-        return f"{self.bytes / 1e9:9.3f} GB  {bits:5.2f} bits/value  {self.quarantined} quarantined"
+        bits = f"  {self.feature_bits / self.values:5.2f} bits/value" if self.values else ""
+        return f"{self.bytes / 1e9:9.3f} GB{bits}  {self.quarantined} quarantined"
 
     def where_time_went(self) -> str:
         """Worker seconds per stage, the longest first."""

@@ -6,20 +6,23 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
+from typing import Any
 
 import pyarrow as pa
 import torch
 
-from pipeline.calibrate import calibrate
+from pipeline.calibrate import Portion, Runner, calibrate_shard
 from pipeline.config import CommitteeConfig, ExtractConfig, SourceConfig
-from pipeline.features import write_features
+from pipeline.features import Encoding, encode_sample, write_features
+from pipeline.grid import Grid
 from pipeline.images import CropMaker, write_images
 from pipeline.sources import open_source
 from pipeline.teachers.committee import build_committee
 from pipeline.timers import Timers
 from storage.cache import Cache
+from storage.codecs.spec import AnyCalibrator
 from storage.commits import Commit
 from storage.config import CodecConfig, ViewConfig
 from storage.layout import Column
@@ -35,6 +38,7 @@ class ExtractionJob:
         cache: URL of the cache.
         threads: decode and compress threads of one worker.
         device: torch device of the teachers.
+        grid: the student's, to which larger maps are pooled; None keeps the teachers' own.
     """
 
     cache: str
@@ -45,6 +49,16 @@ class ExtractionJob:
     extract: ExtractConfig
     device: str
     threads: int
+    grid: Grid | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """What of a teacher makes its column."""
+
+    identity: dict[str, Any]
+    shapes: tuple[tuple[int, int, int], ...]
+    """(C, h, w) of its levels as they are stored."""
 
 
 @dataclass
@@ -63,6 +77,13 @@ class ShardResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass
+class CalibrationPart(ShardResult):
+    """What one shard says of each new teacher, beside what that cost."""
+
+    calibrators: dict[str, AnyCalibrator] = field(default_factory=dict)
+
+
 class ExtractionWorker:
     """Source, committee and codecs of one GPU or CPU slot; executes shards one at a time."""
 
@@ -72,35 +93,48 @@ class ExtractionWorker:
         torch.backends.cudnn.allow_tf32 = False
         self._job = job
         self._cache = Cache.open(job.cache)
-        self._committee = build_committee(job.committee, torch.device(job.device))
+        self._committee = build_committee(job.committee, torch.device(job.device), grid=job.grid)
         self._pool = ThreadPoolExecutor(job.threads, thread_name_prefix="cutler-extract")
         self._columns: Mapping[str, Column] = {}
 
-    def register(self, calibration: Mapping[int, pa.Table]) -> dict[str, Column]:
-        """Make each teacher's column known to the cache, calibrating its codec where the column is new.
-
-        Args:
-            calibration: shard -> its photos, for the shards that the calibration pass reads.
-        """
-        timers = Timers()
-        for shard, entries in calibration.items():
-            if self._cache.commit_of(Column.images(), shard) is None:
-                self._images(shard, entries, timers)
-        libraries = {library: version(library) for library in LIBRARIES}
+    def describe(self) -> tuple[dict[str, Described], dict[str, str]]:
+        """Each teacher's identity and stored shapes, and the versions of the libraries that run it."""
         size = self._job.views.size
-        columns = {
-            name: self._cache.register(
-                name,
-                self._committee.identity(name),
-                self._job.codec,
-                self._committee.shapes(name, size, size),
-                partial(self._calibrate, name, timers),
-                libraries,
-            )
+        teachers = {
+            name: Described(self._committee.identity(name), self._committee.shapes(name, size, size))
             for name in self._job.committee.teachers
         }
-        self.use(columns)
-        return columns
+        return teachers, {library: version(library) for library in LIBRARIES}
+
+    def images(self, shard: int, entries: pa.Table) -> ShardResult:
+        """Commit the images of `shard`."""
+        return self.run(shard, entries, [])
+
+    def calibrate(self, shard: int, portion: Portion, budgets: Mapping[str, float]) -> CalibrationPart:
+        """What the samples in `portion` of a shard say of the teachers in `budgets`, as `calibrate_shard`."""
+        start, timers, forwards = time.perf_counter(), Timers(), self._committee.forwards
+        partial = calibrate_shard(
+            self._cache,
+            shard,
+            portion,
+            budgets=budgets,
+            codec=self._job.codec,
+            runner=self._runner(timers),
+        )
+        return CalibrationPart(
+            shard,
+            portion.samples,
+            quarantined=0,
+            forwards=self._committee.forwards - forwards,
+            wall_s=time.perf_counter() - start,
+            seconds=timers.seconds,
+            calibrators=partial,
+        )
+
+    def encode_sample(self, shard: int, columns: Mapping[str, Column]) -> dict[str, Encoding]:
+        """What the first batch of a shard becomes in each teacher's column; nothing is written."""
+        targets = {name: (column, self._cache.codec(column)) for name, column in columns.items()}
+        return encode_sample(self._cache, shard, targets, self._runner(Timers()))
 
     def use(self, columns: Mapping[str, Column]) -> None:
         """Write to these columns from now on. Nothing is read yet: what is wrong with one fails a shard."""
@@ -115,15 +149,7 @@ class ExtractionWorker:
         if missing:
             columns = {name: self._columns[name] for name in missing}
             targets = {name: (column, self._cache.codec(column)) for name, column in columns.items()}
-            written = write_features(
-                self._cache,
-                shard,
-                targets,
-                committee=self._committee,
-                batch_size=self._job.extract.batch_size,
-                pool=self._pool,
-                timers=timers,
-            )
+            written = write_features(self._cache, shard, targets, self._runner(timers))
             features += written.values()
         new = features if there else [images, *features]
         return ShardResult(
@@ -146,13 +172,5 @@ class ExtractionWorker:
         ask = self._job.source
         return CropMaker(open_source(ask), self._job.views, self._cache.invariants.jpeg, ask.max_pixels)
 
-    def _calibrate(self, name: str, timers: Timers) -> dict[str, torch.Tensor]:
-        return calibrate(
-            self._cache,
-            name,
-            codec=self._job.codec,
-            committee=self._committee,
-            batch_size=self._job.extract.batch_size,
-            pool=self._pool,
-            timers=timers,
-        )
+    def _runner(self, timers: Timers) -> Runner:
+        return Runner(self._committee, self._job.extract.batch_size, self._pool, timers)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipeline.calibrate import Merged, portions
 from pipeline.config import CommitteeConfig, ExtractConfig, SourceConfig
 from pipeline.sources import open_source
 from pipeline.worker import ExtractionJob, ExtractionWorker
@@ -51,10 +52,26 @@ def open_cache(job: ExtractionJob) -> tuple[Cache, pa.Table]:
     return cache, source.index().take(segment.permutation())
 
 
+def register(cache: Cache, worker: ExtractionWorker, photos: pa.Table) -> dict[str, Column]:
+    """The column of each teacher, calibrated on the first shard."""
+    worker.images(0, photos)
+    ((shard, portion),) = portions(cache, CODEC.calibration_images).items()
+    described, libraries = worker.describe()
+    merged = Merged([shard])
+    merged.add(shard, worker.calibrate(shard, portion, dict.fromkeys(described, 1.0)).calibrators)
+    return {
+        name: cache.register(
+            name, it.identity, CODEC, it.shapes, lambda name=name: merged.finish(name), libraries
+        )
+        for name, it in described.items()
+    }
+
+
 def test_a_shard_is_made_once_and_only_what_is_written_counts(job: ExtractionJob) -> None:
     cache, photos = open_cache(job)
     worker = ExtractionWorker(job)
-    columns = worker.register({0: photos.slice(0, 3)})
+    columns = register(cache, worker, photos.slice(0, 3))
+    worker.use(columns)
     images, column = Column.images(), columns["mini_clip"]
     assert cache.missing(images) == [1], "calibration made the shard it read"
     made = {shard: worker.run(shard, photos.slice(3 * shard, 3), ["mini_clip"]) for shard in (0, 1)}
@@ -74,7 +91,7 @@ def test_a_shard_is_made_once_and_only_what_is_written_counts(job: ExtractionJob
 def test_what_is_wrong_with_a_column_is_said_by_the_shard(job: ExtractionJob) -> None:
     """`use` is sent to an actor and not waited for: an error in it would be lost."""
     cache, photos = open_cache(job)
-    columns = ExtractionWorker(job).register({0: photos.slice(0, 3)})
+    columns = register(cache, ExtractionWorker(job), photos.slice(0, 3))
     cache.store.replace(f"{columns['mini_clip'].path}/codec.safetensors", b"damaged")
     worker = ExtractionWorker(job)
     worker.use(columns)
