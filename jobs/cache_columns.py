@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.config import Recipe
@@ -10,16 +10,18 @@ from storage.cache import Cache
 from storage.errors import AmbiguousColumn
 from storage.identity import canonical_json, sha256
 from storage.layout import Column
+from storage.replacing import refuse_half_replaced
 
 
 def columns_for(recipe: Recipe, cache: Cache) -> dict[str, Column]:
     """teacher -> its column made with the recipe's settings, in the recipe's order.
 
-    Where a teacher has several such columns, the recipe's codec decides.
+    Where a teacher has several such columns, the one whose codec document is the recipe's is meant, else the
+    only one of that codec's name.
 
     Raises:
         ValueError: the cache's views differ from the recipe's, a teacher has no column, none was made with
-            the recipe's settings, or several were; names the values and the remedy.
+            the recipe's settings, or several were, or one is half replaced; names the values and the remedy.
     """
     check_views(recipe, cache)
     return {name: column_for(name, recipe, cache) for name in recipe.committee.teachers}
@@ -27,6 +29,23 @@ def columns_for(recipe: Recipe, cache: Cache) -> dict[str, Column]:
 
 def column_for(name: str, recipe: Recipe, cache: Cache) -> Column:
     """The column of one teacher; raises as `columns_for`."""
+    refuse_half_replaced(cache, name)
+    fitting = fitting_columns(name, recipe, cache)
+    codecs = {column: cache.teacher_doc(column)["codec"] for column in fitting}
+    asked = recipe.cache.codec.model_dump(mode="json")
+    same = [column for column in fitting if codecs[column] == asked]
+    named = [column for column in fitting if codecs[column]["name"] == asked["name"]]
+    for chosen in (fitting, same, named):
+        if len(chosen) == 1:
+            return chosen[0]
+    raise AmbiguousColumn(
+        f"cache {cache.url} holds {name} {len(fitting)} times, made as the recipe says: "
+        f"{differences(cache, fitting)}; set cache.codec to the one that is meant, or drop the others"
+    )
+
+
+def fitting_columns(name: str, recipe: Recipe, cache: Cache) -> list[Column]:
+    """The columns of a teacher that were made with the recipe's [committee]; raises where there is none."""
     held = [column for column in cache.columns() if column.teacher == name]
     if not held:
         there = ", ".join(sorted({c.teacher for c in cache.columns() if c.teacher})) or "no teacher"
@@ -41,16 +60,26 @@ def column_for(name: str, recipe: Recipe, cache: Cache) -> Column:
         raise ValueError(
             f"cache {cache.url}: {what}; change the recipe's [committee], or extract {name} again"
         )
-    codec = recipe.cache.codec.name
-    chosen = (
-        [c for c in fitting if cache.teacher_doc(c)["codec"]["name"] == codec] if fitting[1:] else fitting
+    return fitting
+
+
+def differences(cache: Cache, columns: Sequence[Column]) -> str:
+    """Fingerprint and settings of each column, of the settings only those in which they differ."""
+    told = {column: settings_of_column(cache, column) for column in columns}
+    keys = sorted({key for settings in told.values() for key in settings})
+    differing = [key for key in keys if len({canonical_json(s.get(key)) for s in told.values()}) > 1]
+    return "; ".join(
+        f"{column.fingerprint} ({', '.join(f'{key} {told[column].get(key)}' for key in differing)})"
+        for column in columns
     )
-    if len(chosen) != 1:
-        raise AmbiguousColumn(
-            f"cache {cache.url} holds {', '.join(map(str, fitting))}, all made as the recipe says; "
-            "set cache.codec.name to the one that is meant"
-        )
-    return chosen[0]
+
+
+def settings_of_column(cache: Cache, column: Column) -> dict[str, Any]:
+    """What may differ between columns of one teacher: codec, grid, shapes, what it was recoded from."""
+    doc = cache.teacher_doc(column)
+    codec = {"grid": "teacher", **doc["codec"]}
+    recoded = doc["identity"].get("recoded_from")
+    return {**codec, "shapes": doc["shapes"], "recoded from": recoded["fingerprint"] if recoded else None}
 
 
 def misfit(identity: Mapping[str, Any], name: str, recipe: Recipe) -> str | None:

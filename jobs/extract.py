@@ -16,8 +16,6 @@ from jobs.work import Work, open_work, planned
 from jobs.workers import extraction_workers
 from storage.config import Frozen
 from storage.layout import Column
-from storage.replacing import begin_replacing, finish_replacing, refuse_half_replaced
-from storage.segments import shard_count
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +50,8 @@ def main(argv: list[str]) -> int:
 
 def dry_run(recipe: Recipe, options: ExtractOptions) -> int:
     """Say what extraction would do."""
+    from storage.segments import shard_count
+
     cache, new, left_out = planned(recipe, options.cache, append=options.append)
     shards = sum(shard_count(segment, recipe.cache.samples_per_shard) for segment in new)
     columns = f"1 + {len(recipe.committee.teachers)} columns"
@@ -104,23 +104,32 @@ def run(recipe: Recipe, options: ExtractOptions, work: Work) -> int:
     for column in (Column.images(), *columns.values()):
         cache.compact(column)
     conclude(recipe, work, columns, progress=progress, bad=queue.bad, stopped=engine.stopping)
-    for column in columns.values():
-        if options.replace:
-            for old in finish_replacing(cache, column):
-                log.info("dropped %s, which %s replaces", old, column)
-        else:
-            refuse_half_replaced(cache, str(column.teacher))
+    end_replacements(cache, columns, replace=options.replace)
     return 0
 
 
 def tell_replacements(cache: Any, columns: Mapping[str, Column]) -> None:
     """Begin to replace the older columns of the teachers, and say which."""
+    from storage.replacing import begin_replacing
+
     for column in columns.values():
         if found := begin_replacing(cache, column):
             old = ", ".join(map(str, found.old))
             log.info(
                 "%s will replace %s once it is complete; nobody trains from either till then", column, old
             )
+
+
+def end_replacements(cache: Any, columns: Mapping[str, Column], *, replace: bool) -> None:
+    """Drop what the complete `columns` replace; without `replace`, refuse to leave one half replaced."""
+    from storage.replacing import finish_replacing, refuse_half_replaced
+
+    for column in columns.values():
+        if replace:
+            for old in finish_replacing(cache, column):
+                log.info("dropped %s, which %s replaces", old, column)
+        else:
+            refuse_half_replaced(cache, str(column.teacher))
 
 
 def missing_units(cache: Any, columns: Mapping[str, Column]) -> dict[int, list[str]]:

@@ -13,19 +13,18 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING, Any
 
 from jobs.config import Recipe
-from storage.cache import Cache
 from storage.errors import CacheError, MissingData
 from storage.layout import Column
-from storage.manifest import Invariants, Segment, refuse_difference
-from storage.segments import describe, next_segment, segments_by_source, shard_count, views_of
-from storage.source_keys import known_keys
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from storage.cache import Cache
+    from storage.manifest import Segment
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +49,8 @@ class Work:
         """
         source, spec = self.source_of(shard), self.cache.shard(shard)
         if source not in self.photos:
+            import pyarrow as pa
+
             if self.cache.commit_of(Column.images(), shard) is None:
                 raise CacheError(f"shard {shard:06d} cannot be made: {'; '.join(self.waiting(1))}")
             return pa.table({})
@@ -64,6 +65,8 @@ class Work:
 
     def waiting(self, views: int) -> list[str]:
         """What cannot be done because its source is not named; a sentence for each source."""
+        from storage.segments import describe, segments_by_source, views_of
+
         shards = self.cache.missing(Column.images())
         out = []
         for source, segments in segments_by_source(self.cache.segments).items():
@@ -87,6 +90,9 @@ def open_work(recipe: Recipe, url: str, *, append: bool = False) -> Work:
         CacheError: the cache has other invariants, holds another source that is not to be appended, or lacks
             images while no source is named.
     """
+    from storage.cache import Cache
+    from storage.manifest import Invariants
+
     if not recipe.source.path and (cache := _open_if_there(recipe, url)) is not None:
         require_images(cache, recipe.views.count)
         return Work(cache, {})
@@ -103,6 +109,8 @@ def planned(recipe: Recipe, url: str, *, append: bool = False) -> tuple[Cache | 
 
     Raises as `open_work`.
     """
+    from storage.segments import next_segment, shard_count
+
     cache = _open_if_there(recipe, url)
     if cache is not None and not recipe.source.path:
         require_images(cache, recipe.views.count)
@@ -140,6 +148,9 @@ def photos_of(cache: Cache, index: pa.Table, *, append: bool = False) -> dict[st
     Raises:
         CacheError: there is nothing to append, or the sources to append to are not complete.
     """
+    from storage.segments import segments_by_source
+    from storage.source_keys import known_keys
+
     held = segments_by_source(cache.segments)
     whole = _fingerprint(index)
     if not held or whole in held or (len(held) == 1 and not append):
@@ -157,6 +168,8 @@ def photos_of(cache: Cache, index: pa.Table, *, append: bool = False) -> dict[st
 
 def without(index: pa.Table, keys: Sequence[pa.ChunkedArray]) -> pa.Table:
     """The photos of an index whose keys are in none of `keys`."""
+    import pyarrow.compute as pc
+
     for known in keys:
         index = index.filter(pc.invert(pc.is_in(index["key"], value_set=known.combine_chunks())))
     return index
@@ -170,6 +183,8 @@ def _new_photos(
     found: Mapping[str, pa.Table],
 ) -> dict[str, pa.Table]:
     """The photos that no source of the cache holds, under their fingerprint."""
+    from storage.segments import describe
+
     for source, segments in held.items():
         if source not in found and len(keys[source]) < segments[0].keys:
             raise CacheError(
@@ -188,6 +203,9 @@ def _new_photos(
 
 def _open_if_there(recipe: Recipe, url: str) -> Cache | None:
     """The cache at `url`, if there is one. Raises CacheError when its invariants are not the recipe's."""
+    from storage.cache import Cache
+    from storage.manifest import Invariants, refuse_difference
+
     try:
         cache = Cache.open(url)
     except MissingData:

@@ -270,7 +270,11 @@ class Cache:
     def every_feature_column(self) -> list[Column]:
         """Columns with objects or commits, those without teacher.json included."""
         found = self._column_folders(layout.FEATURES)
-        return sorted({*found, *self._column_folders(f"{layout.COMMITS}/{layout.FEATURES}")})
+        folders = {*found, *self._column_folders(f"{layout.COMMITS}/{layout.FEATURES}")}
+        # a local folder outlives what was deleted from it
+        return sorted(
+            c for c in folders if self.store.list(layout.commit_folder(c)) or self.store.list(c.path)
+        )
 
     def _column_folders(self, folder: str) -> list[Column]:
         return [
