@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,16 +13,21 @@ import numpy as np
 
 from storage import columns, layout
 from storage.cache import Cache
-from storage.commits import Commit, ObjectRef, read_commit, read_compaction
+from storage.commit_log import Commits, read_compaction
+from storage.commits import Commit, ObjectRef, read_commit
 from storage.containers.base import load_index
 from storage.errors import CacheError, CorruptObject, FormatError, MissingData
 from storage.layout import Column
 from storage.store import Store, measure
 
-Kind = Literal["damaged", "gone", "missing", "unreadable"]
+# documents are small: it is the store's answer that takes time
+_THREADS = 16
+
+Kind = Literal["damaged", "gone", "missing", "unreadable", "unplaced", "differs"]
 """missing: never committed, the extraction is not finished; unreadable: looking failed (no descriptors, a
-timeout, no permission, another version's document), which says nothing about the bytes. Only what is damaged
-or gone may be discarded."""
+timeout, no permission, another version's document), which says nothing about the bytes; unplaced: committed,
+but no segment says what it is; differs: whole, and not what its teacher makes now. Only what is damaged or gone
+may be discarded."""
 
 
 @dataclass(frozen=True)
@@ -82,33 +88,35 @@ class ColumnAudit:
     def __post_init__(self) -> None:
         folder = layout.commit_folder(self.column) + "/"
         names = [path for path in self.paths if path.startswith(folder)]
-        for path in names:
-            name = path.removeprefix(folder)
-            if (shard := layout.committed_shard(name)) is not None:
-                self._commit(path, shard)
-            elif (shard := layout.claimed_shard(name)) is not None:
-                self._claim(path, shard)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            list(threads.map(self._document, [(path, path.removeprefix(folder)) for path in names]))
+        self.commits = dict(sorted(self.commits.items()))
         for path in filter(layout.is_compaction, names):
             self._compaction(path)
 
-    def _commit(self, path: str, shard: int) -> None:
-        self.named.add(path)
-        with caught(self.problems, path, self.column, shard):
-            self.commits[shard] = read_commit(self.store.read(path), path, self.column, shard)
-
-    def _claim(self, path: str, shard: int) -> None:
-        # an intact one is a note: its writer died, or is at work
-        with caught(self.problems, path, self.column, shard):
-            read_commit(self.store.read(path), path, self.column, shard)
+    def _document(self, place: tuple[str, str]) -> None:
+        path, name = place
+        if (shard := layout.committed_shard(name)) is not None:
+            self.named.add(path)
+            with caught(self.problems, path, self.column, shard):
+                self.commits[shard] = read_commit(self.store.read(path), path, self.column, shard)
+        elif (shard := layout.claimed_shard(name)) is not None:
+            # an intact one is a note: its writer died, or is at work
+            with caught(self.problems, path, self.column, shard):
+                read_commit(self.store.read(path), path, self.column, shard)
 
     def _compaction(self, path: str) -> None:
+        """What it says must be what the shards' own documents say: readers believe it alone."""
         self.named.add(path)
         with caught(self.problems, path, self.column):
-            for shard, commit in read_compaction(self.store.read(path), path, self.column).items():
+            documents = read_compaction(self.store.read(path), path, self.column)
+            for shard, commit in Commits(self.column, documents).items():
+                own = layout.commit_path(self.column, shard)
+                if own not in self.named:
+                    raise CorruptObject(path, f"it has a commit of shard {shard}, whose own file is gone")
                 if self.commits.get(shard, commit) != commit:
-                    raise CorruptObject(
-                        path, f"it has another commit of shard {shard} than the shard's own file"
-                    )
+                    why = f"it has another commit of shard {shard} than the shard's own file"
+                    raise CorruptObject(path, why)
 
 
 def audit_registration(cache: Cache, column: Column) -> tuple[list[Problem], set[str]]:

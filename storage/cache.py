@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from storage import columns, layout, manifest
+from storage.column_folders import every_column, registered_columns
 from storage.columns import TeacherDoc
-from storage.commits import Commit, CommitLog, compact
+from storage.commit_log import CommitLog, Commits, compact
+from storage.commits import Commit
 from storage.config import CodecConfig
 from storage.errors import AmbiguousColumn, CacheError, CorruptObject, MissingData
 from storage.layout import Column
@@ -112,12 +114,12 @@ class Cache:
     def columns(self) -> list[Column]:
         """The columns, complete or not: images first when any are committed, then features by teacher."""
         images = [Column.images()] if self.committed(Column.images()) else []
-        return images + self._feature_columns()
+        return images + registered_columns(self.store)
 
     def teacher_columns(self) -> dict[str, Column]:
         """Teacher -> its column. Raises AmbiguousColumn when one has two."""
         found: dict[str, Column] = {}
-        for column in self._feature_columns():
+        for column in registered_columns(self.store):
             teacher = str(column.teacher)
             if other := found.get(teacher):
                 raise AmbiguousColumn(
@@ -127,19 +129,25 @@ class Cache:
             found[teacher] = column
         return found
 
+    def every_feature_column(self) -> list[Column]:
+        """Columns with objects or commits, those without teacher.json included."""
+        return every_column(self.store)
+
     def commit_of(self, column: Column, shard_index: int) -> Commit | None:
         """The commit of one shard, None while there is none; asks for that shard's document alone."""
         return self._log.get(column, shard_index)
 
-    def committed(self, column: Column) -> dict[int, Commit]:
-        """Shard -> commit, of all shards committed now. Raises CorruptObject for one that no segment has."""
-        found = self._log.read(column)
-        if found and max(found) >= len(self._shards):
+    def committed(self, column: Column) -> Commits:
+        """Shard -> commit, of all shards committed now; a commit is parsed when it is asked for.
+
+        Raises CorruptObject for a shard that no segment has.
+        """
+        found = self._log.read(column, len(self._shards))
+        if max(found, default=-1) >= len(self._shards):
             # another writer may have added a segment
             self._load_segments()
-        for shard in found:
-            if shard >= len(self._shards):
-                raise CorruptObject(layout.commit_path(column, shard), "no segment has this shard")
+        if extra := [shard for shard in found if shard >= len(self._shards)]:
+            raise CorruptObject(layout.commit_path(column, extra[0]), "no segment has this shard")
         return found
 
     def missing(self, column: Column) -> list[int]:
@@ -157,7 +165,7 @@ class Cache:
         A shard of images takes with it that shard of every column, which was made from its pixels.
         """
         # the images last: no reader meets features without them
-        made_from_it = self.every_feature_column() if column.is_images else []
+        made_from_it = every_column(self.store) if column.is_images else []
         for each in [*made_from_it, column]:
             discard(self.store, each, shard_index)
             self._log.forget(each)
@@ -262,26 +270,6 @@ class Cache:
     def read_records(self, column: Column, shard_index: int, rows: Sequence[int]) -> list[bytes | None]:
         """Records of rows of a shard, None for quarantined ones. Raises MissingData or CorruptObject."""
         return self._reader.read(column, shard_index, rows)
-
-    def _feature_columns(self) -> list[Column]:
-        found = self._column_folders(layout.FEATURES)
-        return [column for column in found if self.store.exists(layout.teacher_path(column))]
-
-    def every_feature_column(self) -> list[Column]:
-        """Columns with objects or commits, those without teacher.json included."""
-        found = self._column_folders(layout.FEATURES)
-        folders = {*found, *self._column_folders(f"{layout.COMMITS}/{layout.FEATURES}")}
-        # a local folder outlives what was deleted from it
-        return sorted(
-            c for c in folders if self.store.list(layout.commit_folder(c)) or self.store.list(c.path)
-        )
-
-    def _column_folders(self, folder: str) -> list[Column]:
-        return [
-            Column.features(teacher, fp)
-            for teacher in self.store.folders(folder)
-            for fp in self.store.folders(f"{folder}/{teacher}")
-        ]
 
     def _load_segments(self) -> None:
         per_shard = self.invariants.samples_per_shard

@@ -1,23 +1,16 @@
-"""What is committed: one sealed document per (column, shard), and their compaction into one file."""
+"""What a commit says: one sealed document per (column, shard)."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from storage import layout
 from storage.config import Frozen
 from storage.errors import CorruptObject
-from storage.identity import digest8, seal, sha256, unseal
+from storage.identity import seal, unseal
 from storage.layout import Column
 from storage.manifest import validated
 from storage.quality import LevelFidelity
-from storage.store import Store
 
 
 class ObjectRef(Frozen):
@@ -101,85 +94,3 @@ def read_commit(data: bytes, path: str, column: Column, shard: int) -> Commit:
     if (commit.column, commit.shard) != (column.path, shard):
         raise CorruptObject(path, f"it is the commit of shard {commit.shard} of {commit.column}")
     return commit
-
-
-class CommitLog:
-    """The commits of a store, each read once: commits never change."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._known: dict[Column, dict[int, Commit]] = {}
-
-    def read(self, column: Column) -> dict[int, Commit]:
-        """Shard -> commit, of all that are committed now, by shard."""
-        names = self._store.list(layout.commit_folder(column) + "/")
-        known = self._known.setdefault(column, {})
-        shards = {
-            shard for name in names if (shard := layout.committed_shard(name.rpartition("/")[2])) is not None
-        }
-        if shards - known.keys():
-            for name in filter(layout.is_compaction, names):
-                # a newer compaction may have taken its place since the listing
-                with contextlib.suppress(FileNotFoundError):
-                    known.update(read_compaction(self._store.read(name), name, column))
-        for shard in shards - known.keys():
-            path = layout.commit_path(column, shard)
-            known[shard] = read_commit(self._store.read(path), path, column, shard)
-        return {shard: known[shard] for shard in sorted(shards)}
-
-    def get(self, column: Column, shard: int) -> Commit | None:
-        """The commit of one shard, None while there is none."""
-        known = self._known.setdefault(column, {})
-        if shard not in known:
-            path = layout.commit_path(column, shard)
-            try:
-                known[shard] = read_commit(self._store.read(path), path, column, shard)
-            except FileNotFoundError:
-                return None
-        return known[shard]
-
-    def forget(self, column: Column) -> None:
-        """Read the column's commits again next time."""
-        self._known.pop(column, None)
-
-
-def write_compaction(commits: Mapping[int, Commit]) -> bytes:
-    """All commits of a column in one Parquet file; the same commits give the same bytes."""
-    shards = sorted(commits)
-    table = pa.table(
-        {
-            "shard": pa.array(shards, pa.int32()),
-            "commit": pa.array([write_commit(commits[shard]) for shard in shards], pa.binary()),
-        }
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue())
-
-
-def read_compaction(data: bytes, path: str, column: Column) -> dict[int, Commit]:
-    """Shard -> commit of a compaction. Raises CorruptObject unless its bytes have the digest in its name."""
-    digest = sha256(data)
-    if layout.compaction_path(column, digest) != path:
-        raise CorruptObject(path, f"its content has digest {digest8(digest)}, not the one in its name")
-    table = pq.read_table(pa.BufferReader(data))
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return {row["shard"]: read_commit(row["commit"], path, column, row["shard"]) for row in rows}
-
-
-def compact(store: Store, column: Column, commits: Mapping[int, Commit]) -> str | None:
-    """Write the compaction of `commits`, then drop those before it; its path, None without commits.
-
-    The commits' own files stay: creating them is what makes a commit exclusive. A reader that meets two
-    compactions takes both.
-    """
-    before = [name for name in store.list(layout.commit_folder(column) + "/") if layout.is_compaction(name)]
-    path = None
-    if commits:
-        data = write_compaction(commits)
-        path = layout.compaction_path(column, sha256(data))
-        store.put_new(path, data)
-    for name in before:
-        if name != path:
-            store.delete(name)
-    return path

@@ -18,7 +18,7 @@ COMMITS = "commits"
 _TEACHER = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _COMMIT = re.compile(r"(\d{6})\.json")
 _CLAIM = re.compile(r"(\d{6})-[0-9a-f]{8}\.claim\.json")
-_COMPACTION = re.compile(r"compact-[0-9a-f]{8}\.parquet")
+_COMPACTION = re.compile(r"commits/.*/compact/[0-9a-f]{8}\.parquet")
 
 
 @dataclass(frozen=True, order=True)
@@ -132,14 +132,19 @@ def claimed_shard(name: str) -> int | None:
     return _number(_CLAIM, name)
 
 
+def compaction_folder(column: Column) -> str:
+    """Folder of a column's compactions: apart, so that finding one lists no commits."""
+    return f"{commit_folder(column)}/compact"
+
+
 def compaction_path(column: Column, digest: str) -> str:
     """The commits of a column in one file."""
-    return f"{commit_folder(column)}/compact-{digest8(digest)}.parquet"
+    return f"{compaction_folder(column)}/{digest8(digest)}.parquet"
 
 
 def is_compaction(path: str) -> bool:
     """Whether this is the path of a compaction of commits."""
-    return _COMPACTION.fullmatch(path.rpartition("/")[2]) is not None
+    return _COMPACTION.fullmatch(path) is not None
 
 
 def _number(pattern: re.Pattern[str], name: str) -> int | None:

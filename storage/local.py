@@ -56,7 +56,9 @@ class LocalStore:
                 yield path
 
     def folders(self, prefix: str) -> Sequence[str]:
-        return sorted(entry.name for entry in _entries(self._path(prefix)) if entry.is_dir())
+        # a folder outlives what was deleted from it; in an object store there is none without an object
+        found = [entry.name for entry in _entries(self._path(prefix)) if entry.is_dir()]
+        return sorted(name for name in found if any(self._walk(f"{prefix}/{name}" if prefix else name)))
 
     def put_new(self, path: str, data: Data) -> bool:
         target = self._path(path)

@@ -50,8 +50,8 @@ def publish_claimed(store: Store, commit: Commit, data: Data) -> Commit:
 def discard(store: Store, column: Column, shard: int) -> None:
     """Take a shard of a column out of a cache, so that extract makes it again. Nothing may write meanwhile.
 
-    In the order that leaves no reader with a commit of objects that are gone: compactions (the commits' own
-    files hold the same), the commit, then claims and objects.
+    In the order that leaves no reader with a commit of objects that are gone: compactions, which are believed
+    alone (the commits' own files hold the same), the commit, then claims and objects.
     """
     folder = layout.commit_folder(column)
     documents = store.list(folder + "/")
@@ -67,8 +67,12 @@ def discard(store: Store, column: Column, shard: int) -> None:
 
 
 def drop(store: Store, column: Column) -> None:
-    """Take a column of features out of a cache: commits before objects. Nothing may write it meanwhile."""
-    for path in [*store.list(layout.commit_folder(column) + "/"), *store.list(column.path + "/")]:
+    """Take a column of features out of a cache. Nothing may write it meanwhile.
+
+    Compactions before commits, as these are believed alone, and both before objects.
+    """
+    documents = sorted(store.list(layout.commit_folder(column) + "/"), key=layout.is_compaction, reverse=True)
+    for path in [*documents, *store.list(column.path + "/")]:
         store.delete(path)
 
 

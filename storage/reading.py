@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from storage.commits import Commit, CommitLog
+from storage.commit_log import CommitLog
+from storage.commits import Commit
 from storage.containers.base import Index, load_index
 from storage.errors import CorruptObject, MissingData
 from storage.identity import sha256

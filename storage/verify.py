@@ -113,7 +113,7 @@ class _Verification:
                 self._problem(path, column, shard.index, fault)
         for index in audit.commits.keys() - {shard.index for shard in self.cache.shards()}:
             path = layout.commit_path(column, index)
-            self._problem(path, column, index, "no segment has this shard")
+            self._problem(path, column, index, "no segment has this shard", "unplaced")
 
     def _shards(self, audits: list[ColumnAudit]) -> None:
         commits = [commit for audit in audits for commit in audit.commits.values()]
@@ -157,10 +157,10 @@ def _feature_columns(paths: list[str]) -> list[Column]:
     found: set[Column] = set()
     for path in paths:
         parts = path.removeprefix(layout.COMMITS + "/").split("/")
-        if len(parts) != 4 or parts[0] != layout.FEATURES:
+        if len(parts) < 4 or parts[0] != layout.FEATURES:
             continue
         committed = layout.committed_shard(parts[3]) is not None or layout.is_compaction(path)
-        if committed or parts[3] == "teacher.json":
+        if committed or parts[3:] == ["teacher.json"]:
             # a folder of no possible name is no column: its files are reported as strays
             with suppress(FormatError):
                 found.add(Column.features(parts[1], parts[2]))

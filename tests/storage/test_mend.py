@@ -44,7 +44,7 @@ def test_a_damaged_compaction_costs_nothing(tmp_path: Path) -> None:
     cache = make_cache(str(tmp_path))
     column = Column.images()
     cache.compact(column)
-    (path,) = (tmp_path / layout.commit_folder(column)).glob("compact-*.parquet")
+    (path,) = (tmp_path / layout.compaction_folder(column)).iterdir()
     flip(path)
     discard_damage(Cache.open(str(tmp_path)), verify(str(tmp_path)).problems)
     assert not path.exists()

@@ -44,6 +44,8 @@ def test_listing(store: Store) -> None:
     assert store.list("a/") == ["a/x/1", "a/x/2", "a/y"]
     assert store.list("nothing/") == []
     assert list(store.folders("")) == ["a", "ab"] and list(store.folders("a")) == ["x"]
+    store.delete("ab/z")
+    assert list(store.folders("")) == ["a"], "a folder is there while it holds an object"
 
 
 def test_creating_replacing_deleting(store: Store) -> None:
