@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jobs.config import Recipe
@@ -50,7 +51,7 @@ def register(engine: Any, recipe: Recipe, work: Any) -> Registered:
         for name in new:
             stats[name] = merged.finish(name)
     columns = {
-        name: cache.register(name, it.identity, codec, it.shapes, lambda name=name: stats[name], libraries)
+        name: cache.register(name, it.identity, codec, it.shapes, partial(stats.__getitem__, name), libraries)
         for name, it in described.items()
     }
     return Registered(columns, new, tuple(shares), sum(share.samples for share in shares.values()))
@@ -58,12 +59,18 @@ def register(engine: Any, recipe: Recipe, work: Any) -> Registered:
 
 def decode_budgets_of(recipe: Recipe, described: Mapping[str, Any]) -> dict[str, float]:
     """teacher -> multiply-adds, 1e9, that decoding its maps of one image may cost the trainer."""
-    from pipeline.macs import decode_budgets, step_macs
+    from pipeline.macs import decode_budgets
 
-    widths = [it.shapes[-1][0] for it in described.values()]
     values = {name: sum(c * h * w for c, h, w in it.shapes) for name, it in described.items()}
-    step = step_macs(student_size(recipe), recipe.views.size, widths)
+    step = step_of(recipe, [it.shapes[-1][0] for it in described.values()])
     return decode_budgets(values, asked_gmac=recipe.cache.codec.decode_gmac_per_image, step=step)
+
+
+def step_of(recipe: Recipe, widths: Sequence[int]) -> int:
+    """Multiply-adds of one image of the student's training step, for teachers of these widths."""
+    from pipeline.macs import step_macs
+
+    return step_macs(student_size(recipe), recipe.views.size, widths)
 
 
 def student_size(recipe: Recipe) -> Any:

@@ -86,7 +86,10 @@ def calibrate_shard(
         teacher -> its partial calibrator.
     """
     committee, size, left = runner.committee, cache.invariants.views.size, portion.samples
-    partial = {name: make_calibrator(codec, committee.shapes(name, size, size)) for name in budgets}
+    partial = {
+        name: make_calibrator(codec, committee.shapes(name, size, size), budget_gmac=budget)
+        for name, budget in budgets.items()
+    }
     for present, pixels in runner.batches(cache, shard):
         keep = torch.from_numpy(present.nonzero()[0][:left]).to(committee.device)
         if not len(keep):
