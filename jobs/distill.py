@@ -13,6 +13,7 @@ from typing import Any, Literal
 from jobs.cli import parse
 from jobs.config import Recipe
 from jobs.device import Device
+from jobs.workers import stored_grid
 from storage.config import Frozen
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,10 @@ def data_digest(recipe: Recipe, options: DistillOptions) -> str:
     from storage.identity import canonical_json, sha256
 
     cache = Cache.open(options.cache)
-    columns = {} if options.teachers == "live" else columns_for(recipe, cache)
-    return sha256(canonical_json(snapshot(cache, columns)))
+    if options.teachers == "cache":
+        return sha256(canonical_json(snapshot(cache, columns_for(recipe, cache))))
+    pooled = {"grid": grid} if (grid := stored_grid(recipe)) else {}
+    return sha256(canonical_json({**snapshot(cache, {}), **pooled}))
 
 
 def run(
@@ -143,13 +146,14 @@ def cached_targets(cache: Any, columns: Mapping[str, Any], device: str) -> tuple
 
 
 def live_targets(recipe: Recipe, device: str) -> tuple[Targets, Shapes]:
-    """Targets from the teachers themselves, on the same crops."""
+    """Targets from the teachers themselves, on the same crops, pooled where the recipe's cache would be."""
     import torch
 
     from pipeline.teachers.committee import build_committee
     from student.pixels import to_unit
 
-    committee, size = build_committee(recipe.committee, torch.device(device)), recipe.views.size
+    grid, size = stored_grid(recipe), recipe.views.size
+    committee = build_committee(recipe.committee, torch.device(device), grid=grid)
     shapes = {name: committee.shapes(name, size, size) for name in recipe.committee.teachers}
     return (lambda batch: committee(to_unit(batch.images, torch.device(device)))), shapes
 
