@@ -111,7 +111,16 @@ def open_data(recipe: Recipe, options: DistillOptions, device: str) -> tuple[Any
 
     def stream(first: int, steps: int) -> AbstractContextManager[Any]:
         pinned = device.startswith("cuda")
-        return Stream(cache, order, columns, first, steps, threads=ask.threads, pinned=pinned)
+        return Stream(
+            cache,
+            order,
+            columns,
+            first,
+            steps,
+            threads=ask.threads,
+            pinned=pinned,
+            on_bad_shard=ask.on_bad_shard,
+        )
 
     pins = {**snapshot(cache, columns), "order": order.fingerprint}
     data = Stage1Data(stream=stream, targets=targets, steps_per_epoch=order.steps_per_epoch, snapshot=pins)

@@ -16,7 +16,7 @@ from storage.atomic import write_json
 
 RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
-FREE = {"log_every", "checkpoint_every", "threads", "workers", "path"}
+FREE = {"log_every", "checkpoint_every", "threads", "workers", "path", "on_bad_shard"}
 """Settings that a resumed run may change: they do not change what is learned."""
 
 

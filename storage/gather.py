@@ -1,9 +1,16 @@
-"""How some rows of one shard get into their places in a batch: pixels, codes, keys and weights."""
+"""How some rows of one shard get into their places in a batch: pixels, codes, keys and weights.
+
+What cannot be read, or is not what was committed, is an error, or if it may be skipped an empty place. Rows
+are given up one at a time, for each is checked by itself against its commit: which samples a damaged shard
+loses depends neither on the threads nor on the ranks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+import threading
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,6 +25,8 @@ from storage.errors import CacheError, CorruptObject
 from storage.jpeg import decode_jpeg
 from storage.layout import Column
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -26,13 +35,23 @@ class Rows:
     crops: Tensor
     """The batch's crops, uint8 `[B, H, W, 3]`, in pinned memory if asked."""
     images: NDArray[np.uint8]
-    """The same memory; zeros where the sample is quarantined or padding."""
+    """The same memory; zeros where there is no sample."""
     codes: dict[str, list[Row | None]]
     """Per teacher the unpacked record of each sample; None where there is none."""
     weight: NDArray[np.float32]
-    """1 for a sound sample, 0 for quarantine and padding, `[B]`."""
+    """1 for a sound sample, else 0, `[B]`."""
     keys: list[str]
-    """Sample keys; "" for padding."""
+    """Sample keys; "" for padding, and where the table of samples is lost."""
+    lost: set[int] = field(default_factory=set)
+    """Places of samples that could not be read."""
+
+    def lose(self, places: list[int]) -> None:
+        """Empty `places`, whatever was put there before the damage was met."""
+        self.images[places], self.weight[places] = 0, 0
+        for codes in self.codes.values():
+            for place in places:
+                codes[place] = None
+        self.lost.update(places)
 
     @classmethod
     def empty(
@@ -67,19 +86,56 @@ class _Table(NamedTuple):
 class Gatherer:
     """Gathers parts of batches; any number of threads may call it at once.
 
-    `teachers` maps names to the columns whose codes are read; `tables` sample tables are remembered.
+    `teachers` maps names to the columns whose codes are read; `tables` sample tables are remembered. With
+    `skip`, rows that cannot be read are lost, and so are all rows of the `absent` shards.
     """
 
-    def __init__(self, cache: Cache, teachers: Mapping[str, Column], *, tables: int) -> None:
-        self._cache = cache
+    def __init__(
+        self,
+        cache: Cache,
+        teachers: Mapping[str, Column],
+        *,
+        tables: int,
+        skip: bool = False,
+        absent: Container[int] = (),
+    ) -> None:
+        self._cache, self._skip, self._absent = cache, skip, absent
         self._columns = {teacher: (column, cache.codec(column)) for teacher, column in teachers.items()}
         self._table = lru_cache(maxsize=tables)(self._read_table)
+        self._named: set[int] = set()
+        self._lock = threading.Lock()
 
     def fill(self, batch: Rows, part: Part) -> None:
         """Read `part` into its places of `batch`; no other place is touched.
 
-        Raises CorruptObject where an object is damaged, CacheError naming the shard for any other failure.
+        Raises CorruptObject where an object is damaged, CacheError naming the shard for any other failure;
+        if such rows are skipped, both are logged once per shard.
         """
+        if part.shard in self._absent:
+            batch.lose(part.places)
+            return
+        try:
+            self._read(batch, part)
+        except CacheError as error:
+            # a fault of the program is no damage
+            if not self._skip or not isinstance(error.__cause__ or error, OSError | ValueError):
+                raise
+            self._give_up(batch, part, error)
+
+    def _give_up(self, batch: Rows, part: Part, error: CacheError) -> None:
+        batch.lose(part.places)
+        with self._lock:
+            known = part.shard in self._named
+            self._named.add(part.shard)
+        if not known:
+            log.warning("shard %d has samples that are skipped: %s", part.shard, error)
+        # a store that does not answer would be asked in vain for each row
+        if len(part.rows) > 1 and not isinstance(error.__cause__, OSError):
+            batch.lost.difference_update(part.places)
+            for row, place in zip(part.rows, part.places, strict=True):
+                self.fill(batch, Part(part.shard, [row], [place]))
+
+    def _read(self, batch: Rows, part: Part) -> None:
         try:
             self._fill_images(batch, part)
             for teacher in self._columns:

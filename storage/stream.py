@@ -7,6 +7,7 @@ their number is fixed, however many epochs are walked.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,17 +16,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from storage.cache import Cache
-from storage.errors import MissingData
+from storage.errors import CacheError, MissingData
 from storage.gather import Gatherer, Part, Rows
 from storage.layout import Column
 from storage.order import Order, rank_slots
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,15 @@ class Batch:
     step: int
     """Step of the order, from 0 over all epochs."""
     images: Tensor
-    """Crops, uint8 `[B, H, W, 3]`; zeros where the sample is quarantined or padding."""
+    """Crops, uint8 `[B, H, W, 3]`; zeros where there is no sample."""
     codes: dict[str, Any]
     """Per teacher the collated codes, as its codec's `decode` takes them; zero maps where there are none."""
     weight: Tensor
-    """1 for a sound sample, 0 for quarantine and padding, float32 `[B]`."""
+    """1 for a sound sample, 0 for quarantine, padding and what was skipped, float32 `[B]`."""
     keys: list[str]
     """Sample keys; "" for padding."""
+    skipped: int = 0
+    """Samples whose shard is damaged, unreadable or missing; 0 unless they may be skipped."""
 
 
 def make_order(cache: Cache, *, seed: int, global_batch: int, window: int, views: int | None = None) -> Order:
@@ -64,7 +69,9 @@ class Stream:
 
     Raises MissingData where a shard of a column is not committed, ValueError where the order was not made
     for this cache. While iterating, a damaged object raises CorruptObject, any other failure CacheError
-    naming the shard; after either, and after the last batch, the stream is closed.
+    naming the shard; after either, and after the last batch, the stream is closed. With `on_bad_shard` skip
+    neither is raised, their samples keep their positions with weight 0; CacheError where this rank's batch
+    would have no sound sample.
     """
 
     cache: Cache
@@ -79,6 +86,7 @@ class Stream:
     world: int = 1
     pinned: bool = False
     """Pixels and codes in page-locked memory, for copies to a GPU that do not wait."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.first_step < 0:
@@ -88,10 +96,11 @@ class Stream:
         _check_views(self.cache, self.order)
         self._shards = [[s.index for s in self.cache.shards(view)] for view in range(self.order.views)]
         self._starts = np.cumsum((0, *self.order.shard_sizes))
-        self._require_commits()
+        absent = self._absent_shards()
         # Each slot has a window of shards open; tables forgotten sooner would be read again for every sample.
         tables = self._count * (self.order.window + 2)
-        self._gatherer = Gatherer(self.cache, self.teachers, tables=tables)
+        skip = self.on_bad_shard == "skip"
+        self._gatherer = Gatherer(self.cache, self.teachers, tables=tables, skip=skip, absent=absent)
         # Rows enough in flight to keep every thread busy while the consumer computes.
         self._ahead = 1 + max(1, -(-2 * self.threads // self._count))
         self._next, self._stop = self.first_step, self.first_step + self.steps
@@ -159,9 +168,10 @@ class Stream:
             for part in share:
                 self._gatherer.fill(rows, part)
             if left.was_last():
+                self._require_samples(step, rows)
                 codes = self._gatherer.collate(rows, pinned=self.pinned)
                 weight = torch.from_numpy(rows.weight)
-                whole.set_result(Batch(step, rows.crops, codes, weight, rows.keys))
+                whole.set_result(Batch(step, rows.crops, codes, weight, rows.keys, len(rows.lost)))
 
     def _parts(self, step: int) -> Iterator[Part]:
         """The batch cut by shard, and where its shards are few into parts enough for every thread."""
@@ -176,13 +186,25 @@ class Stream:
                 rows = position[places] - self._starts[block[places]]
                 yield Part(shard, rows.tolist(), places.tolist())
 
-    def _require_commits(self) -> None:
-        wanted = {shard for view in self._shards for shard in view}
+    def _require_samples(self, step: int, rows: Rows) -> None:
+        if rows.lost and not rows.weight.any():
+            what = f"no sample of step {step} can be read: {len(rows.lost)} are in damaged or missing shards"
+            raise CacheError(f"{what}; mend the cache with `cutler repair`, then run the same command again")
+
+    def _absent_shards(self) -> set[int]:
+        """Shards that some column lacks. Raises MissingData unless they may be skipped."""
+        wanted, absent = {shard for view in self._shards for shard in view}, set()
         for column in (Column.images(), *self.teachers.values()):
             missing = sorted(wanted - self.cache.committed(column).keys())
-            if missing:
-                what = f"{column} lacks {len(missing)} of {len(wanted)} shards, the first is {missing[0]}"
-                raise MissingData(f"{what}; finish the extraction, or train on fewer views")
+            if not missing:
+                continue
+            what = f"{column} lacks {len(missing)} of {len(wanted)} shards, the first is {missing[0]}"
+            if self.on_bad_shard == "stop":
+                remedy = "finish the extraction, train on fewer views, or set stage1.on_bad_shard to skip"
+                raise MissingData(f"{what}; {remedy}")
+            log.warning("%s; their samples are skipped", what)
+            absent.update(missing)
+        return absent
 
 
 class _Countdown:

@@ -63,6 +63,9 @@ class Stage1Config(Frozen):
     """Steps per checkpoint."""
     threads: int = Field(2, ge=1)
     """Threads that read and decode ahead."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """stop: a damaged, unreadable or missing shard ends the run; skip: its samples keep their positions with
+    weight 0 and are counted."""
 
 
 class DatasetConfig(Frozen):

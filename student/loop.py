@@ -29,9 +29,11 @@ Step = Callable[[Any], tuple[Tensor, Mapping[str, Tensor]]]
 """batch -> (scalar loss, named scalars for the log); tensors on the device, no host sync."""
 Batches = Callable[[int, int], AbstractContextManager[Iterable[Any]]]
 """(first step, number of steps) -> context manager over exactly that many batches."""
+Counts = Callable[[Any], Mapping[str, int]]
+"""batch -> named counts: the log sums them, as it takes the mean of scalars."""
 
-FREE = {"log_every", "checkpoint_every", "threads", "workers"}
-"""Settings that a resumed run may change: they do not change what is learned."""
+FREE = {"log_every", "checkpoint_every", "threads", "workers", "on_bad_shard"}
+"""Settings that a resumed run may change: they do not change what is learned from sound data."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,13 @@ class LoopSettings:
 
 
 def run_loop(
-    step: Step, batches: Batches, trained: Trained, *, settings: LoopSettings, out: Path
+    step: Step,
+    batches: Batches,
+    trained: Trained,
+    *,
+    settings: LoopSettings,
+    out: Path,
+    counts: Counts = lambda _: {},
 ) -> dict[str, Any]:
     """Train from the last checkpoint in `out` (or from the start) to `settings.total_steps`.
 
@@ -103,9 +111,11 @@ def run_loop(
         trained: changed in place.
         settings: lengths, intervals, pins.
         out: the run's folder: metrics.jsonl, tensorboard/, checkpoints/.
+        counts: what to count of each batch.
 
     Returns:
-        Summary: steps, first_step, steps_run, seconds, and the last record under `last`.
+        Summary: steps, first_step, steps_run, seconds and data_wait (their share spent waiting for data),
+        both of this call; each count over the whole run, and the last record under `last`.
 
     Raises:
         ValueError: a loss is not finite (names the step), the checkpoint is another run's, too few batches.
@@ -118,14 +128,17 @@ def run_loop(
     recorder = Recorder(out, first_step=first, total_steps=settings.total_steps, pending=pending)
     with closing(recorder):
         if first < settings.total_steps:
-            run = _Run(step, trained, settings, recorder, checkpoints)
+            run = _Run(step, trained, settings, recorder, checkpoints, counts)
             with batches(first, settings.total_steps - first) as stream:
                 run.train(iter(stream), first)
+        seconds = time.perf_counter() - started
         return {
             "steps": settings.total_steps,
             "first_step": first,
             "steps_run": settings.total_steps - first,
-            "seconds": time.perf_counter() - started,
+            "seconds": seconds,
+            "data_wait": recorder.waited_s / seconds,
+            **recorder.totals(),
             "last": recorder.last(),
         }
 
@@ -137,6 +150,7 @@ class _Run:
     settings: LoopSettings
     recorder: Recorder
     checkpoints: Checkpoints
+    counts: Counts
 
     def train(self, stream: Iterator[Any], first: int) -> None:
         """Take every step from `first` on."""
@@ -147,7 +161,13 @@ class _Run:
                 batch = self._next(stream, number)
                 waited = time.perf_counter() - asked
                 loss, scalars = self._update(batch, number)
-                self.recorder.add(loss, scalars, samples=self.settings.batch_size, waited_s=waited)
+                self.recorder.add(
+                    loss,
+                    scalars,
+                    samples=self.settings.batch_size,
+                    waited_s=waited,
+                    counts=self.counts(batch),
+                )
                 self._after(number + 1, stop)
 
     def _next(self, stream: Iterator[Any], number: int) -> Any:

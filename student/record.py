@@ -21,6 +21,8 @@ from student.metrics_log import read_records
 log = logging.getLogger(__name__)
 
 Row = dict[str, float]
+COUNTS = ("skipped",)
+"""Scalars that are counts: a record holds their sum, of all others the mean."""
 
 
 class Recorder:
@@ -41,16 +43,30 @@ class Recorder:
         self._rows, self._tensors, self._names = list(pending), [], ()
         self._started = self._marked = time.perf_counter()
         self._waited, self._samples = 0.0, 0
+        self._counts: list[Mapping[str, int]] = []
+        self._totals = {name: sum(r.get(name, 0) for r in self._records) for name in COUNTS}
+        self.waited_s = 0.0
+        """Time spent waiting for data since this recorder was made."""
 
-    def add(self, loss: Tensor, scalars: Mapping[str, Tensor], *, samples: int, waited_s: float) -> None:
+    def add(
+        self,
+        loss: Tensor,
+        scalars: Mapping[str, Tensor],
+        *,
+        samples: int,
+        waited_s: float,
+        counts: Mapping[str, int],
+    ) -> None:
         """Note one step; nothing is copied to the host."""
         self._names = ("loss", *scalars)
         self._tensors.append(
             torch.stack([loss.detach().float(), *(s.detach().float() for s in scalars.values())])
         )
+        self._counts.append(counts)
         self._step += 1
         self._samples += samples
         self._waited += waited_s
+        self.waited_s += waited_s
 
     def flush(self) -> list[Row]:
         """Copy what was noted to the host and return the open interval's rows (JSON).
@@ -61,18 +77,22 @@ class Recorder:
         if self._tensors:
             table = torch.stack(self._tensors).tolist()
             first = self._step - len(table) + 1
-            for offset, values in enumerate(table):
-                self._rows.append(_finite(dict(zip(self._names, values, strict=True)), step=first + offset))
-            self._tensors = []
+            for offset, (values, counts) in enumerate(zip(table, self._counts, strict=True)):
+                row = _finite(dict(zip(self._names, values, strict=True)), step=first + offset)
+                self._rows.append(row | counts)
+            self._tensors, self._counts = [], []
         return self._rows
 
     def write(self, lr: float) -> Row:
-        """Close the interval: means of its rows, learning rate and speed, to all three places."""
+        """Close the interval: means and counts of its rows, learning rate and speed, to all three places."""
         rows, now = self.flush(), time.perf_counter()
         elapsed = max(now - self._marked, 1e-9)
-        record: Row = {"step": self._step} | {
-            name: sum(r[name] for r in rows) / len(rows) for name in rows[0]
-        }
+        sums = {name: sum(r[name] for r in rows) for name in rows[0]}
+        counts = {name: total for name, total in sums.items() if name in COUNTS}
+        self._totals = {name: self._totals[name] + counts.get(name, 0) for name in COUNTS}
+        record: Row = (
+            {"step": self._step} | {name: total / len(rows) for name, total in sums.items()} | counts
+        )
         record |= {"lr": lr, "samples_per_s": self._samples / elapsed, "data_wait": self._waited / elapsed}
         if torch.cuda.is_available():
             record["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
@@ -80,6 +100,10 @@ class Recorder:
         self._append(record)
         log.info("%s", self._line(record, now))
         return record
+
+    def totals(self) -> dict[str, float]:
+        """The counts of the whole run, killed and resumed calls included."""
+        return {name: total for name, total in self._totals.items() if name in self.last()}
 
     def last(self) -> Row:
         """The last record of the run, {} before the first."""
@@ -109,7 +133,8 @@ class Recorder:
         return (
             f"step {self._step:{len(str(self._total))}d}/{self._total}  {losses}  lr {record['lr']:.2e}  "
             f"{record['samples_per_s']:7.1f} samples/s  waiting for data {record['data_wait']:4.0%}  "
-            f"left {timedelta(seconds=round(left_s))}"
+            + "".join(f"{name} {record[name]:.0f}  " for name in COUNTS if name in record)
+            + f"left {timedelta(seconds=round(left_s))}"
         )
 
 

@@ -43,7 +43,7 @@ def run_stage1(
 ) -> dict[str, Any]:
     """Distil the teachers into the student, from the last checkpoint in `out` or from the start.
 
-    Leaves metrics.jsonl (step, loss, loss/<teacher>, lr, samples_per_s, data_wait), tensorboard/,
+    Leaves metrics.jsonl (step, loss, loss/<teacher>, skipped, lr, samples_per_s, data_wait), tensorboard/,
     checkpoints/ and, at the end, student.safetensors in `out`. A second call after the end takes no step.
 
     Args:
@@ -68,7 +68,7 @@ def run_stage1(
     schedule = _schedule(config, data.steps_per_epoch, steps)
     trained = Trained(student, adamw(student, config.optim, device), schedule)
     step = _step(student, data, config, device)
-    summary = run_loop(step, data.stream, trained, settings=settings, out=out)
+    summary = run_loop(step, data.stream, trained, settings=settings, out=out, counts=_counts)
     path = out / "student.safetensors"
     if summary["steps_run"] or not path.exists():
         save_student(student, student, path)
@@ -93,6 +93,10 @@ def _step(student: SAK, data: Stage1Data, config: Stage1Config, device: torch.de
         return loss, {f"loss/{teacher}": part for teacher, part in parts.items()}
 
     return step
+
+
+def _counts(batch: Batch) -> dict[str, int]:
+    return {"skipped": batch.skipped}
 
 
 def _schedule(config: Stage1Config, steps_per_epoch: int, steps: int) -> Callable[[int], float]:

@@ -33,6 +33,7 @@ class Batch:
     weight: Tensor
     codes: dict = field(default_factory=dict)
     keys: list = field(default_factory=list)
+    skipped: int = 0
 
 
 class Teachers:

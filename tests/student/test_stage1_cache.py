@@ -67,7 +67,7 @@ class CachedTeachers:
             reasons = ["broken" if b else None for b in bad]
             self.cache.put_features(self.columns[name], shard.index, records, quality, reasons)
 
-    def data(self, *, live: bool, dies_at: int = -1) -> Stage1Data:
+    def data(self, *, live: bool, dies_at: int = -1, bad: str = "stop") -> Stage1Data:
         """Stage 1's data from the codes or from the teachers."""
         columns = {} if live else self.columns
 
@@ -79,7 +79,7 @@ class CachedTeachers:
             return {name: self.cache.codec(c).decode(batch.codes[name], CPU) for name, c in columns.items()}
 
         def stream(first: int, steps: int) -> Stream:
-            return Stream(self.cache, self.order, columns, first, steps, threads=2)
+            return Stream(self.cache, self.order, columns, first, steps, threads=2, on_bad_shard=bad)
 
         return Stage1Data(stream, targets, self.order.steps_per_epoch)
 
@@ -108,3 +108,25 @@ def test_a_killed_run_on_the_cache_goes_on_exactly(cached: CachedTeachers, tmp_p
     with pytest.raises(MemoryError):
         cached.losses(tmp_path / "killed", live=False, dies_at=7)
     assert cached.losses(tmp_path / "killed", live=False) == whole, "bit for bit"
+
+
+def test_skipped_samples_are_counted_in_the_log_and_over_resumed_calls(tmp_path: Path) -> None:
+    cached = CachedTeachers(tmp_path / "cache")
+    commit = cached.cache.committed(cached.columns["wide"])[1]
+    (tmp_path / "cache" / commit.records.name).unlink()
+    changes = {"epochs": 4, "checkpoint_every": 4, "log_every": 3}
+
+    def run(out: str, **how) -> dict:
+        data = cached.data(live=False, bad="skip", **how)
+        return run_stage1(make_student(), data, config(**changes), out=tmp_path / out, device="cpu")
+
+    summary = run("whole")
+    records = read_records(tmp_path / "whole" / "metrics.jsonl")
+    with cached.data(live=False, bad="skip").stream(0, summary["steps"]) as stream:
+        skipped = [batch.skipped for batch in stream]
+    assert [r["skipped"] for r in records] == [sum(skipped[i : i + 3]) for i in range(0, 12, 3)]
+    assert summary["skipped"] == sum(skipped) > 0 and 0 <= summary["data_wait"] < 1
+    assert all(0 <= r["data_wait"] <= 1 for r in records)
+    with pytest.raises(MemoryError):
+        run("killed", dies_at=7)
+    assert run("killed")["skipped"] == sum(skipped)
