@@ -1,19 +1,22 @@
-"""`verify`: is every byte of a cache what was written, and is all there that should be?"""
+"""`verify`: is every byte of a cache what was written, is all there, and do the teachers still agree?"""
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from pydantic import Field
 
 from jobs.cli import parse
+from jobs.device import Device
 from jobs.errors import IncompleteError
+from jobs.tally import Tally
 from storage.config import Frozen
 
 if TYPE_CHECKING:
+    from storage.audit import Problem
     from storage.verify import VerifyReport
 
 log = logging.getLogger(__name__)
@@ -25,15 +28,27 @@ class VerifyOptions(Frozen):
 
     caches: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Folders or URLs of caches."""
-    depth: Literal["commits", "checksums"] = "checksums"
-    """commits: documents and sizes; checksums: every byte."""
+    depth: Literal["commits", "checksums", "teachers"] = "checksums"
+    """commits: documents and sizes; checksums: every byte; teachers: that, and the teachers run again on a
+    sample of the cache and compared with what is decoded."""
+    samples: int = Field(32, ge=1)
+    """teachers: samples that are compared, drawn at random."""
+    seed: int = Field(0, ge=0)
+    """teachers: of the draw."""
+    weights: str = ""
+    """teachers: random:<seed>, pretrained, or a folder of weights; default: as the extractions named them."""
+    tolerance: float = Field(0.002, ge=0, le=1)
+    """teachers: how far a cosine may lie below the recorded minimum; 0.002 allows for maps that another GPU
+    computes to a cosine of 0.9999."""
+    device: Device = "auto"
+    """teachers: CUDA if there is a GPU."""
     discard: bool = False
     """Take damaged shards and columns out of the cache, so that extract makes them again. Nothing may write
     meanwhile."""
 
 
 def main(argv: list[str]) -> int:
-    """Command entry; exit code 1 when anything is damaged or missing."""
+    """Command entry; exit code 1 when anything is damaged, missing or not what its teacher makes."""
     options = parse("verify", VerifyOptions, argv, recipe=False).options
     if not options.caches:
         raise ValueError("verify needs a cache: python -m jobs verify CACHE [CACHE ...]")
@@ -44,7 +59,10 @@ def main(argv: list[str]) -> int:
     kinds: list[str] = []
     for url in options.caches:
         refuse_what_is_no_cache(url)
-        report = verify(url, options.depth, progress=show if sys.stderr.isatty() else None)
+        depth = "checksums" if options.depth == "teachers" else options.depth
+        report = verify(url, depth, progress=Tally("commits"))
+        if options.depth == "teachers" and report.whole:
+            report.problems += teachers_against(Cache.open(url), options)
         tell(url, report)
         kinds += [problem.kind for problem in report.problems]
         if options.discard and report.problems:
@@ -53,6 +71,27 @@ def main(argv: list[str]) -> int:
     if kinds:
         raise IncompleteError(f"{len(kinds)} problems: {remedy(set(kinds), options.discard)}")
     return 0
+
+
+def teachers_against(cache: Any, options: VerifyOptions) -> list[Problem]:
+    """Run the teachers on a sample, show what they and the cache agree on, return what they do not."""
+    from jobs.device import pick_device
+    from jobs.verify_teachers import Ask, compare
+
+    device = pick_device(options.device)
+    ask = Ask(options.samples, options.seed, options.weights, options.tolerance, device)
+    checks, problems = compare(cache, ask)
+    for check in checks:
+        log.info(
+            "%s level %d: %d samples, cosine min %.5f mean %.5f, recorded min %.5f",
+            check.column,
+            check.level,
+            check.samples,
+            check.lowest,
+            check.mean,
+            check.recorded,
+        )
+    return problems
 
 
 def refuse_what_is_no_cache(url: str) -> None:
@@ -74,6 +113,10 @@ def remedy(kinds: set[str], discarded: bool) -> str:
         return "some objects could not be read; mend the access to them, then verify again"
     if kinds == {"missing"}:
         return "the extraction is not finished; run the same extract command again"
+    if kinds <= {"differs", "missing"}:
+        return "every byte is what was written; if other hardware made them, --tolerance allows for more"
+    if "unplaced" in kinds:
+        return "a segment's document is lost; `repair` with the recipe and its source writes it again"
     return "now extract again" if discarded else "discard the damage with --discard, then extract again"
 
 
@@ -102,8 +145,3 @@ def tell(url: str, report: VerifyReport) -> None:
         format_bytes(counts["bytes"]),
         counts["samples"],
     )
-
-
-def show(done: int, total: int) -> None:
-    """One line that is overwritten, for a person."""
-    sys.stderr.write(f"\r{done}/{total} commits" + ("\n" if done == total else ""))

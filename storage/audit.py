@@ -26,8 +26,8 @@ _THREADS = 16
 Kind = Literal["damaged", "gone", "missing", "unreadable", "unplaced", "differs"]
 """missing: never committed, the extraction is not finished; unreadable: looking failed (no descriptors, a
 timeout, no permission, another version's document), which says nothing about the bytes; unplaced: committed,
-but no segment says what it is; differs: whole, and not what its teacher makes now. Only what is damaged or gone
-may be discarded."""
+but no segment says what it is; differs: whole, and not what its teacher makes now. Only what is damaged or
+gone may be discarded."""
 
 
 @dataclass(frozen=True)

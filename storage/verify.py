@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 from storage import layout
-from storage.audit import ColumnAudit, Kind, Problem, audit_commit, audit_registration, audit_samples
+from storage.audit import (
+    ColumnAudit,
+    Kind,
+    Problem,
+    audit_commit,
+    audit_registration,
+    audit_samples,
+    caught,
+)
 from storage.cache import Cache
 from storage.commits import Commit
 from storage.errors import CacheError, CorruptObject, FormatError
+from storage.identity import unseal
 from storage.layout import Column
 from storage.store import Store
 
@@ -36,16 +45,28 @@ class VerifyReport:
     """columns, shards (committed), objects, bytes, samples: what was looked at."""
 
     @property
+    def whole(self) -> bool:
+        """Whether nothing that was committed is damaged or could not be looked at."""
+        return all(problem.kind == "missing" for problem in self.problems)
+
+    @property
     def ok(self) -> bool:
         """Whether all was looked at and nothing is damaged or missing."""
         return not self.problems
 
 
-def verify(cache: Cache | str, depth: Depth = "checksums", progress: Progress | None = None) -> VerifyReport:
+def verify(
+    cache: Cache | str,
+    depth: Depth = "checksums",
+    progress: Progress | None = None,
+    *,
+    only: Set[tuple[Column, int]] | None = None,
+) -> VerifyReport:
     """Check a cache, given open or as its URL, without believing anything read before.
 
-    `commits` reads every document and asks the size of every object; `checksums` reads every byte. Nothing
-    found raises: it is all in the report, damage to cache.json itself included.
+    `commits` reads every document and asks the size of every object; `checksums` reads every byte, of the
+    shards in `only` where it is given. Nothing found raises: it is all in the report, damage to cache.json
+    itself included.
     """
     report = VerifyReport(counts=dict.fromkeys(("columns", "shards", "objects", "bytes", "samples"), 0))
     try:
@@ -60,7 +81,7 @@ def verify(cache: Cache | str, depth: Depth = "checksums", progress: Progress | 
         report.problems.append(Problem.unreadable(layout.INVARIANTS, None, None, error))
         return report
     try:
-        _Verification(fresh, depth, progress or (lambda done, total: None), report).run()
+        _Verification(fresh, depth, progress or (lambda done, total: None), report, only).run()
     except OSError as error:
         # not even a listing: the rest was not looked at
         report.problems.append(Problem.unreadable(".", None, None, error))
@@ -71,10 +92,18 @@ def verify(cache: Cache | str, depth: Depth = "checksums", progress: Progress | 
 class _Verification:
     """One pass over a cache."""
 
-    def __init__(self, cache: Cache, depth: Depth, progress: Progress, report: VerifyReport) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        depth: Depth,
+        progress: Progress,
+        report: VerifyReport,
+        only: Set[tuple[Column, int]] | None,
+    ) -> None:
         self.cache = cache
         self.store: Store = cache.store
         self.deep = depth == "checksums"
+        self.only = only
         self.progress = progress
         self.report = report
         self.named = {layout.INVARIANTS, *(layout.segment_path(segment.index) for segment in cache.segments)}
@@ -89,6 +118,7 @@ class _Verification:
         for audit in audits:
             self._column(audit, images)
         self._shards(audits)
+        self._replacements(paths)
         self._orphans(paths)
 
     def _column(self, audit: ColumnAudit, images: dict[int, Commit]) -> None:
@@ -120,16 +150,20 @@ class _Verification:
         container = self.cache.invariants.container
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             jobs = threads.map(
-                lambda commit: audit_commit(self.store, commit, container, deep=self.deep), commits
+                lambda commit: audit_commit(self.store, commit, container, deep=self._is_deep(commit)),
+                commits,
             )
             for done, (commit, problems) in enumerate(zip(commits, jobs, strict=True), 1):
                 self.report.problems += problems
                 self.named |= {ref.name for ref in commit.objects}
                 self._count(commit)
                 self.progress(done, len(commits))
-        if self.deep:
+        if self.deep and self.only is None:
             damaged = {problem.path for problem in self.report.problems}
             self.report.problems += audit_samples(self.cache, audits[0].commits, damaged)
+
+    def _is_deep(self, commit: Commit) -> bool:
+        return self.deep and (self.only is None or (Column(commit.column), commit.shard) in self.only)
 
     def _count(self, commit: Commit) -> None:
         counts = self.report.counts
@@ -137,6 +171,18 @@ class _Verification:
         counts["objects"] += len(commit.objects)
         counts["bytes"] += sum(ref.bytes for ref in commit.objects)
         counts["samples"] += commit.rows if commit.column == "images" else 0
+
+    def _replacements(self, paths: list[str]) -> None:
+        """What is half replaced is sound, and nobody should train from it."""
+        for path in paths:
+            parts = path.split("/")
+            if len(parts) == 3 and path == layout.replacing_path(parts[1]):
+                self.named.add(path)
+                with caught(self.report.problems, path):
+                    unseal(self.store.read(path), path)
+                    self.report.notes.append(
+                        f"{path}: a column is half replaced; finish it with the same `extract ... --replace`"
+                    )
 
     def _orphans(self, paths: list[str]) -> None:
         if any(problem.kind == "unreadable" for problem in self.report.problems):
