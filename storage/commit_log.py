@@ -161,7 +161,8 @@ def read_compaction(data: bytes, path: str, column: Column) -> dict[int, Documen
     digest = sha256(data)
     if layout.compaction_path(column, digest) != path:
         raise CorruptObject(path, f"its content has digest {digest8(digest)}, not the one in its name")
-    table = pq.read_table(pa.BufferReader(data))
+    # read_table would import all of pyarrow.dataset
+    table = pq.ParquetFile(pa.BufferReader(data)).read()
     shards: list[int] = table["shard"].to_pylist()
     if len(set(shards)) != len(shards):
         raise CorruptObject(path, "it names a shard twice")
