@@ -62,7 +62,7 @@ class ExtractConfig(Frozen):
 
 
 class PlanConfig(Frozen):
-    """Plan: the hardware that times are estimated for."""
+    """Plan: the hardware and prices that times and costs are estimated for."""
 
     gpus: int = Field(8, ge=1)
     """GPUs that train one student together."""
@@ -70,7 +70,20 @@ class PlanConfig(Frozen):
     """Dense bf16 peak of one GPU, 1e12 operations per second (an A100's)."""
     utilisation: float = Field(0.4, gt=0, le=1)
     """Share of the peak that is reached."""
+    cores_per_gpu: float = Field(16.0, gt=0)
+    """CPU cores of the node for each GPU."""
     read_gb_per_s: float = Field(10.0, gt=0)
     """Rate at which all GPUs together read the cache, 1e9 bytes per second."""
+    network_gb_per_s: float = Field(0.0, ge=0)
+    """Rate of the network between the cache and the GPUs, 1e9 bytes per second; 0: the disk is local."""
     images_per_s: float | None = Field(None, gt=0)
-    """Training speed to state read rates for; none: the student's own at this peak and utilisation."""
+    """Training speed to state rates for; none: the student's own at this peak and utilisation."""
+    gpu_hour_usd: float = Field(0.0, ge=0)
+    """Price of one GPU for an hour; 0: not stated."""
+    tb_month_usd: float = Field(0.0, ge=0)
+    """Price of 1e12 bytes for a month; 0: not stated."""
+
+    @property
+    def reach_gb_per_s(self) -> float:
+        """The slower of disk and network."""
+        return min(self.read_gb_per_s, self.network_gb_per_s or self.read_gb_per_s)

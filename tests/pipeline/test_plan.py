@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import CommitteeConfig, PlanConfig
 from pipeline.macs import StudentSize, student_macs, teacher_macs
-from pipeline.plan import RECORD_BYTES, Plan, PlanInput, plan
+from pipeline.plan import MeasuredColumn, Plan, PlanInput, plan
+from pipeline.plan_answer import CodecRow
+from pipeline.plan_rates import KLT_BITS, CodecChoice, choices, klt_bits, record_bytes
 from pipeline.plan_table import format_plan
 from pipeline.teachers.spec import spec_of
 from storage.codecs.calibration import Calibrator
@@ -33,8 +35,12 @@ def asked(teachers: tuple[str, ...] = BASE, student: StudentSize = VIT_B, **assu
     return PlanInput(IMAGENET, ViewConfig(), committee, CacheConfig(), student, 30, PlanConfig(**assume))
 
 
-def codec_row(answer: Plan, codec: str) -> object:
-    return next(row for row in answer.codecs if row.codec == codec)
+def codec_row(answer: Plan, codec: str, grid: str = "teacher") -> CodecRow:
+    return next(row for row in answer.codecs if (row.codec, row.grid) == (codec, grid))
+
+
+def with_codec(start: PlanInput, **codec: object) -> PlanInput:
+    return replace(start, cache=CacheConfig(codec=CodecConfig(**codec)))
 
 
 @pytest.mark.parametrize(
@@ -44,17 +50,31 @@ def test_fp16_sizes_of_the_papers_committees(
     teachers: tuple[str, ...], megabytes: float, terabytes: float
 ) -> None:
     answer = plan(asked(teachers))
-    assert sum(row.bytes_per_image["f16"] for row in answer.rows) / 1e6 == pytest.approx(megabytes, abs=0.05)
-    assert sum(row.terabytes["f16"] for row in answer.rows) == pytest.approx(terabytes, abs=0.05)
+    per_image = sum(row.bytes_per_image["teacher"]["f16"] for row in answer.rows)
+    assert per_image / 1e6 == pytest.approx(megabytes, abs=0.05)
+    assert per_image * IMAGENET / 1e12 == pytest.approx(terabytes, abs=0.05)
     assert codec_row(answer, "f16").terabytes == pytest.approx(2 * terabytes, abs=0.1)
 
 
 def test_values_grids_and_shares_of_the_base_committee() -> None:
     rows = {row.teacher: row for row in plan(asked()).rows}
     assert [row.grid for row in rows.values()] == [(27, 27), (24, 24), (64, 64)]
-    values = sum(row.values_per_image for row in rows.values())
+    values = sum(row.values_per_image["teacher"] for row in rows.values())
     assert values == 4 * 768 * (27**2 + 24**2 + 64**2) == 16_591_872
-    assert rows["sam_b16"].values_per_image / values == pytest.approx(0.76, abs=0.005)
+    assert rows["sam_b16"].values_per_image["teacher"] / values == pytest.approx(0.76, abs=0.005)
+
+
+def test_the_students_grid_is_a_third_of_the_bytes() -> None:
+    answer = plan(asked())
+    assert [row.student_grid for row in answer.rows] == [(24, 24)] * 3
+    both = [codec_row(answer, "klt 0.995", grid) for grid in ("student", "teacher")]
+    values = 3 * 4 * 768 * 24**2 / (4 * 768 * (27**2 + 24**2 + 64**2))
+    assert both[0].terabytes / both[1].terabytes == pytest.approx(values, rel=1e-3)
+    assert both[0].decode_gmac < both[1].decode_gmac
+    odd = replace(asked(), views=ViewConfig(size=390))
+    assert {row.grid for row in plan(odd).codecs} == {"teacher"} and plan(odd).rows[0].student_grid is None
+    with pytest.raises(ValueError, match=r"390 is no multiple of the student's patch 16"):
+        plan(with_codec(odd, grid="student"))
 
 
 @pytest.mark.parametrize(("teacher", "gmac"), [("dinov2_l14", 221), ("openclip_l14", 221), ("sam_l16", 1308)])
@@ -102,15 +122,97 @@ def test_record_bytes_are_those_of_real_records(codec: str) -> None:
     calibrator.update(levels)
     real = make_codec(CodecConfig(name=codec), shapes, calibrator.finish())
     (first, _) = (real.pack(np.ascontiguousarray(row)) for row in real.encode(levels).codes)
-    assert RECORD_BYTES[codec]([tuple(shape) for shape in shapes]) == len(first)
+    choice = CodecChoice(codec, "none")
+    assert record_bytes(choice, [tuple(shape) for shape in shapes], bits=0.0) == len(first)
 
 
-def test_planner_knows_every_codec() -> None:
-    assert set(RECORD_BYTES) == set(CODECS)
+def test_every_codec_is_planned_and_the_recipes_own_among_them() -> None:
+    assert {choice.name for choice in choices(CodecConfig())} == set(CODECS)
+    shown = choices(CodecConfig(name="klt", fidelity=0.98, lossless="zstd"))
+    assert [choice.label for choice in shown][-2:] == ["klt 0.999", "klt 0.98"] and shown[
+        -1
+    ].lossless == "zstd"
+    same = choices(CodecConfig(name="klt", fidelity=0.99, lossless="zstd"))
+    assert [choice.lossless for choice in same] == ["none", "none", "zstd", "pcodec", "pcodec"]
+
+
+@pytest.mark.parametrize("basis", ["joint", "separable"])
+def test_klt_bits_are_the_tables_and_rise_with_fidelity_between(basis: str) -> None:
+    for fidelity, bits in KLT_BITS[basis].items():
+        assert klt_bits(fidelity, basis) == pytest.approx(bits)
+    bits = [
+        klt_bits(fidelity, basis) for fidelity in (0.5, 0.9, 0.98, 0.99, 0.993, 0.995, 0.997, 0.999, 0.9999)
+    ]
+    assert bits == sorted(bits) and bits[0] > 0
 
 
 def test_read_rate_at_a_given_speed() -> None:
-    assert codec_row(plan(asked(images_per_s=1000)), "f16").read_gb_per_s == pytest.approx(33.2, abs=0.05)
+    crop = 384**2 * 0.45 / 1e6
+    rate = codec_row(plan(asked(images_per_s=1000)), "f16").read_gb_per_s
+    assert rate == pytest.approx(33.2 + crop, abs=0.05)
+
+
+def test_cores_are_those_that_unpack_the_codes_at_that_speed() -> None:
+    row = codec_row(plan(asked(images_per_s=800, gpus=8)), "klt 0.995")
+    # 100 images a second for each GPU, 33.2 MB of fp16 each at 0.9 GB/s a core, and crops of 147,456 pixels
+    assert row.cores_per_gpu == pytest.approx(100 * (0.03318 / 0.9 + 147_456 / 1.5e8), rel=1e-3)
+    slow = codec_row(plan(asked(images_per_s=800, cores_per_gpu=0.1, read_gb_per_s=1e9)), "klt 0.995")
+    assert slow.limit == "unpacking"
+    seconds = IMAGENET * (0.03318 / 0.9 + 147_456 / 1.5e8) / (8 * 0.1)
+    assert slow.epoch_gpu_hours == pytest.approx(8 * seconds / 3600, rel=1e-3)
+    assert "unpacking, cores/GPU" in format_plan(plan(asked()))
+
+
+def test_decoding_costs_a_measured_share_or_the_budget() -> None:
+    answer = plan(with_codec(asked(), name="klt"))
+    assert answer.decode_budget_gmac == pytest.approx(0.05 * answer.step_gmac)
+    row = answer.chosen
+    assert row.decode_gmac == pytest.approx(answer.decode_budget_gmac) and row.decode_share == pytest.approx(
+        0.05
+    )
+    free = plan(with_codec(asked(), name="klt", decode_gmac_per_image=1e6)).chosen
+    assert free.decode_gmac == pytest.approx(5401 * 3072**2 / 1e9), "the joint inverse of every component"
+    assert free.bits_per_value == pytest.approx(KLT_BITS["joint"][0.995], rel=1e-3)
+    assert row.bits_per_value == pytest.approx(KLT_BITS["separable"][0.995], rel=1e-3)
+    trained = answer.student_gpu_hours_per_epoch
+    assert free.epoch_gpu_hours >= trained * (1 + free.decode_share) * (1 - 1e-9)
+
+
+def test_measured_bits_replace_the_tables_and_scale_it() -> None:
+    klt = CodecChoice("klt", "pcodec", 0.995)
+    measured = {name: [MeasuredColumn(klt, "teacher", 0.5, 2.0)] for name in BASE}
+    answer = plan(replace(with_codec(asked(), name="klt"), measured=measured))
+    assert (answer.chosen.source, answer.chosen.decode_gmac) == ("measured", 6.0)
+    assert answer.chosen.bits_per_value == pytest.approx(0.5, rel=1e-3)
+    table = KLT_BITS["separable"]
+    finer = codec_row(answer, "klt 0.999")
+    assert finer.source == "scaled"
+    assert finer.bits_per_value == pytest.approx(0.5 * table[0.999] / table[0.995], rel=1e-3)
+    assert codec_row(answer, "klt 0.995", "student").source == "scaled"
+    assert codec_row(answer, "int8").source == "exact"
+    only = plan(replace(with_codec(asked(), name="klt"), measured={"sam_b16": measured["sam_b16"]}))
+    assert only.chosen.source == "mixed"
+
+
+def test_prices_and_the_teachers_own_precision_are_said() -> None:
+    start = replace(
+        with_codec(asked(gpu_hour_usd=2, tb_month_usd=20), name="klt"), bf16_cosine={"sam_b16": 0.9931}
+    )
+    answer, text = plan(start), format_plan(plan(start))
+    assert answer.usd["live"] == pytest.approx(2 * answer.live_gpu_hours)
+    stored = answer.chosen.terabytes + answer.crops_terabytes
+    assert answer.usd["storage_per_month"] == pytest.approx(20 * stored)
+    assert "sam_b16 in bf16 and in fp32 agree to 0.99310, fidelity 0.995 is above that" in text
+    assert "not measured" in text and "--measure-bf16" in text and "USD: live teachers" in text
+    assert plan(asked()).usd is None
+
+
+def test_a_network_slower_than_the_disk_is_the_limit() -> None:
+    answer = plan(asked(network_gb_per_s=1))
+    assert codec_row(answer, "f16").epoch_gpu_hours == pytest.approx(
+        10 * codec_row(plan(asked()), "f16").epoch_gpu_hours
+    )
+    assert "network, GB/s" in format_plan(answer) and "short: " in format_plan(answer)
 
 
 def test_hours_follow_from_peak_and_utilisation() -> None:
@@ -156,22 +258,30 @@ def test_shards_hold_one_view_each() -> None:
     assert (answer.samples, answer.shards) == (2000, 2 * 4)
 
 
-def test_table_is_aligned_and_names_everything() -> None:
-    text = format_plan(plan(asked(LARGE, VIT_L)))
-    assert "the cache pays from 12 epochs" in text
+@pytest.mark.parametrize("teachers", [BASE, LARGE, (*LARGE, "openai_clip_l14", "siglip_l16")])
+def test_tables_are_aligned_name_everything_and_fit_a_terminal(teachers: tuple[str, ...]) -> None:
+    start = with_codec(asked(teachers, VIT_L, gpu_hour_usd=2), name="klt", fidelity=0.9925)
+    text = format_plan(plan(start))
+    assert max(map(len, text.splitlines())) <= 120
     table = text.split("\n\n")[1].splitlines()
-    assert [line.split()[0] for line in table] == ["teacher", *LARGE, "all"]
-    assert len({len(line) for line in table}) == 1
-    assert all(part in text for part in ("58.3 TB", "1,307.6", "f16 (recipe)", "int8"))
+    assert [line.split()[0] for line in table] == ["teacher", *teachers, "all"]
+    assert all(part in text for part in ("klt 0.9925 *", "f16", "int8", "student's grid"))
+
+
+def test_advice_follows_the_epochs() -> None:
+    assert "the cache pays from 12 epochs" in format_plan(plan(asked(LARGE, VIT_L)))
     assert "cheaper below" in format_plan(plan(replace(asked(LARGE, VIT_L), epochs=3)))
 
 
 def test_json_holds_the_same_numbers() -> None:
     answer = plan(asked())
     doc = json.loads(json.dumps(answer.as_json(), allow_nan=False))
-    assert doc["rows"][2]["bytes_per_image"]["f16"] == answer.rows[2].bytes_per_image["f16"]
+    assert (
+        doc["rows"][2]["bytes_per_image"]["teacher"]["f16"]
+        == answer.rows[2].bytes_per_image["teacher"]["f16"]
+    )
     assert doc["codecs"][0]["break_even_epochs"] is None and doc["assume"]["gpus"] == 8
-    assert doc["rows"][0]["grid"] == [27, 27]
+    assert doc["rows"][0]["grid"] == [27, 27] and doc["rows"][0]["student_grid"] == [24, 24]
 
 
 def test_empty_and_unknown_are_refused() -> None:
