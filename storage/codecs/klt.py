@@ -12,8 +12,8 @@ from torch import Tensor
 from storage.codecs import base
 from storage.codecs.klt_inverse import invert
 from storage.codecs.klt_rows import TOP, RowLayout
+from storage.codecs.klt_search import Coefficients, search
 from storage.codecs.klt_space import Space, group_levels, space_of
-from storage.codecs.klt_steps import Measure, choose_steps, estimate_rungs, step_of, widen_dead_zones
 from storage.codecs.klt_travel import Batch, Part, Row, collate, thin
 from storage.codecs.lossless import RecordCoder
 from storage.config import CodecConfig
@@ -21,10 +21,8 @@ from storage.quality import Quality
 
 # z-scores beyond this have squares beyond fp32, and no cosine
 _LARGEST = 1e15
-# a zone that forces a step finer than this many rungs costs more than storing what lies outside it
+# where calibration says nothing: beyond this, what lies outside a zone costs less than a finer step
 _WORTH = 2
-# rungs that the exact search may go from its estimate: first, and for what missed, with everything
-_PATIENCE, _LONG_PATIENCE = 3, 32
 
 
 class _Group(NamedTuple):
@@ -34,6 +32,8 @@ class _Group(NamedTuple):
     space: Space
     first: int
     """Where its symbols start in a row."""
+    worth: int
+    """Rungs finer that a sample may go to stay in a smaller zone."""
 
 
 class _Quantised(NamedTuple):
@@ -64,14 +64,17 @@ class KltCodec:
         values = 0
         for index, levels in enumerate(group_levels(shapes)):
             space = space_of([shapes[n] for n in levels], index, stats)
-            self._groups.append(_Group(levels, space, values))
+            worth = int(stats.get(f"worth.{index}", torch.tensor(_WORTH)))
+            self._groups.append(_Group(levels, space, values, worth))
             values += space.symbols
         room = max(group.space.depth for group in self._groups)
         self._zones = [(group.first, group.space.symbols_in) for group in self._groups]
         self._layout = RowLayout(values, len(self._groups), room)
         self.symbols = self._layout.symbols
         self._stats = base.ChannelStats(stats, shapes)
-        self.decode_macs = sum(group.space.inverse_macs[0] for group in self._groups)
+        self.decode_macs = round(
+            sum(_mean_macs(group.space, n, stats) for n, group in enumerate(self._groups))
+        )
         self._coder = RecordCoder(config, self.symbol_dtype, self.symbols)
         self.pack = self._coder.pack
         self.codes = self._coder.unpack
@@ -89,7 +92,7 @@ class KltCodec:
         for group in self._groups:
             joined = torch.cat([z[n] for n in group.levels], 2)
             # what cannot be stored must not hold up its neighbours' search
-            parts.append(self._quantise(torch.where(sound.view(-1, 1, 1), joined, 0), group.space))
+            parts.append(self._quantise(torch.where(sound.view(-1, 1, 1), joined, 0), group))
         flat = self._by_level([part.cosine for part in parts])
         *cosines, found = base.fetch_report(flat, self._by_level([part.tokenwise for part in parts]), peaks)
         rungs = torch.stack([part.rung for part in parts], 1).cpu().numpy()
@@ -106,34 +109,13 @@ class KltCodec:
         pairs = [pair for g, cosine in columns for pair in zip(g.levels, cosine.unbind(1), strict=True)]
         return [cosine for _, cosine in sorted(pairs, key=lambda pair: pair[0])]
 
-    def _quantise(self, z: Tensor, space: Space) -> _Quantised:
-        frequencies = space.frequencies(z)
-        everything = space.basis_on(z.device).forward(frequencies)
-
-        def measure(kept: Tensor, rows: Tensor | slice = slice(None)) -> Measure:
-            return Measure(space, frequencies[rows], everything[rows], kept)
-
-        zone = everything * space.mask_on(z.device, 0)
-        free = estimate_rungs(measure(everything), self._fidelity)
-        cut = estimate_rungs(measure(zone), self._fidelity)
-        whole = cut < free - _WORTH
-        kept = torch.where(whole.view(-1, 1, 1), everything, zone)
-        first = torch.where(whole, free, cut)
-        choice = choose_steps(measure(kept), fidelity=self._fidelity, start=first, patience=_PATIENCE)
-        missed = (~choice.reached).nonzero()[:, 0]
-        if len(missed):
-            again = measure(everything[missed], missed)
-            start = free[missed]
-            found = choose_steps(again, fidelity=self._fidelity, start=start, patience=_LONG_PATIENCE)
-            whole[missed], kept[missed] = True, everything[missed]
-            for column, better in zip(choice, found, strict=True):
-                column[missed] = better
-        final = measure(kept)
-        dead, cosine = widen_dead_zones(final, fidelity=self._fidelity, choice=choice)
-        codes = final.codes(choice.rung, dead)
-        tokenwise = final.tokenwise(codes * step_of(choice.rung), z)
-        codes = codes.flatten(1).index_select(1, space.order_on(z.device))
-        return _Quantised(codes, choice.rung, torch.where(whole, space.zones - 1, 0), cosine, tokenwise)
+    def _quantise(self, z: Tensor, group: _Group) -> _Quantised:
+        batch = Coefficients(group.space, z)
+        found = search(batch, fidelity=self._fidelity, worth=group.worth)
+        tokenwise = batch.tokenwise(found.decoded, z)
+        order = group.space.order_on(z.device)
+        codes = found.codes.flatten(1).index_select(1, order)
+        return _Quantised(codes, found.rung, found.zone, 1 - found.lost, tokenwise)
 
     def _rows(self, parts: Sequence[_Quantised], reasons: list[str | None]) -> np.ndarray:
         """Rows of codes [B, symbols]; one with more escapes than it has room for gets a reason."""
@@ -190,6 +172,13 @@ class KltCodec:
             for level in maps:
                 level.index_fill_(0, missing, 0)
         return [base.map_of(level, shape) for level, shape in zip(maps, self.shapes, strict=True)]
+
+
+def _mean_macs(space: Space, group: int, stats: base.Stats) -> float:
+    """Multiply-adds of decoding a sample, at the shares of zones that calibration found."""
+    macs = torch.tensor(space.inverse_macs, dtype=torch.float64)
+    usage = stats.get(f"usage.{group}")
+    return float(macs[0]) if usage is None else float(usage.double() @ macs)
 
 
 def _fill(targets: Sequence[tuple[Tensor, Tensor, Tensor]], space: Space, part: Part) -> None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from storage.codecs.dct import dct_matrix
-from storage.codecs.klt_basis import Basis
 from storage.codecs.klt_space import Space
 
 
@@ -32,64 +31,58 @@ class Outliers(NamedTuple):
 
 @dataclass(frozen=True)
 class _Ring:
-    """The frequencies of one ring, and how many components of each block their zone holds."""
+    """The frequencies of one ring, and how many components of each block a zone holds there."""
 
-    frequencies: Tensor
+    first: int
+    end: int
     components: tuple[int, ...]
 
     @property
     def sizes(self) -> list[int]:
         """Coefficients per block."""
-        return [len(self.frequencies) * count for count in self.components]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How a zone is inverted."""
-
-    places: Tensor
-    """Where in a row each coefficient stands, ring by ring, block by block, frequency-major; int64."""
-    rings: list[_Ring]
-    empty: Tensor
-    """Frequencies of which the zone holds nothing."""
+        return [(self.end - self.first) * count for count in self.components]
 
 
 def invert(space: Space, plane: Tensor, outliers: Outliers, zone: int) -> Tensor:
     """Tokens [N, B, D] fp32, in steps, of the int8 codes `plane` [B, symbols of the zone] and `outliers`.
 
-    Takes two times 4 * B * N * D bytes, and as much again for the length of a product.
+    Takes 12 * B * N * D bytes at most, and the codes once more.
     """
-    device, batch = plane.device, len(plane)
-    plan: _Plan = space.made_on(f"plan {zone}", device, lambda: _plan(space, zone, device))
-    basis = space.basis_on(device)
-    grid = torch.empty(space.tokens, batch, space.depth, device=device)
-    grid.index_fill_(0, plan.empty, 0)
-    codes = plane.index_select(1, plan.places)
-    first = 0
-    for ring in plan.rings:
-        pieces = codes[:, first : first + sum(ring.sizes)].split(ring.sizes, 1)
-        grid.index_copy_(0, ring.frequencies, _undo_basis(basis, pieces, ring))
-        first += sum(ring.sizes)
+    device = plane.device
+    places, plan = space.made_on(f"plan {zone}", device, lambda: _plan(space, zone, device))
+    basis, starts = space.basis_on(device), np.cumsum([0, *space.basis.widths])
+    codes, at = plane.index_select(1, places), 0
+    grid = torch.empty(space.tokens, len(plane), space.depth, device=device)
+    for ring in plan:
+        out = grid[ring.first : ring.end]
+        pieces = codes[:, at : at + sum(ring.sizes)].split(ring.sizes, 1)
+        at += sum(ring.sizes)
+        for piece, rows, start in zip(pieces, basis.operands, starts, strict=False):
+            _multiply(piece, rows, out[:, :, start : start + len(rows)])
+        if basis.mix is not None:
+            out.copy_(basis.unmix(out))
     _add_outliers(space, outliers, grid)
-    return _undo_dct(grid, space.height, space.width)
+    return _undo_dct(grid.index_select(0, space.place_on(device)), space.height, space.width)
 
 
-def _undo_basis(basis: Basis, pieces: tuple[Tensor, ...], ring: _Ring) -> Tensor:
-    """Frequencies of one ring [F, B, D] of its codes, [B, F * components] per block."""
-    batch, count, starts = len(pieces[0]), len(ring.frequencies), np.cumsum([0, *basis.widths])
-    out = torch.empty(count * batch, int(starts[-1]), device=pieces[0].device)
-    for block, (piece, components) in enumerate(zip(pieces, ring.components, strict=True)):
-        codes = piece.view(batch, count, components).transpose(0, 1).reshape(count * batch, components)
-        out[:, starts[block] : starts[block + 1]] = product(codes, basis.operands[block][:components])
-    return basis.unmix(out.view(count, batch, -1))
+def _multiply(piece: Tensor, rows: Tensor, out: Tensor) -> None:
+    """Codes [B, F * k] of one ring and block, frequency-major, by rows [K, d], into `out` [F, B, d]."""
+    count, batch, width = out.shape
+    components = piece.shape[1] // count
+    if not components:
+        out.zero_()
+        return
+    codes = piece.view(batch, count, components).transpose(0, 1).reshape(-1, components)
+    # [F, B] are one axis, whichever block of the width this is
+    product(codes, rows[:components], out.as_strided((count * batch, width), out.stride()[1:]))
 
 
-def product(codes: Tensor, rows: Tensor) -> Tensor:
-    """int8 [n, k] @ [k, d] -> float32 [n, d]: bf16 operands on a GPU, where they are as exact and faster."""
+def product(codes: Tensor, rows: Tensor, out: Tensor) -> None:
+    """int8 [n, k] @ [k, d] -> `out` float32 [n, d]: bf16 operands on a GPU, where they are as exact."""
     if codes.device.type == "cuda":
-        exact: Tensor = torch.mm(codes.bfloat16(), rows, out_dtype=torch.float32)
-        return exact
-    return torch.mm(codes.float(), rows)
+        out.copy_(torch.mm(codes.bfloat16(), rows, out_dtype=torch.float32))
+    else:
+        torch.mm(codes.float(), rows, out=out)
 
 
 def _add_outliers(space: Space, outliers: Outliers, grid: Tensor) -> None:
@@ -111,19 +104,16 @@ def _undo_dct(grid: Tensor, height: int, width: int) -> Tensor:
     return (dct_matrix(width, grid.device).T @ down.view(height, width, batch * depth)).view(-1, batch, depth)
 
 
-def _plan(space: Space, zone: int, device: torch.device) -> _Plan:
+def _plan(space: Space, zone: int, device: torch.device) -> tuple[Tensor, list[_Ring]]:
+    """Where in a row each coefficient stands, ring by ring, block by block, int64; and the rings."""
     symbol = np.empty(space.symbols, np.int64)
     symbol[space.order()] = np.arange(space.symbols)
     at = symbol.reshape(space.tokens, space.depth)
-    places, found, empty = [np.empty(0, np.int64)], [], [np.empty(0, np.int64)]
+    places, found, first = [np.empty(0, np.int64)], [], 0
     starts = np.cumsum([0, *space.basis.widths])
-    for ring, kept in enumerate(space.kept[zone].T):
-        frequencies = np.flatnonzero(space.ring == ring)
-        if not kept.any():
-            empty.append(frequencies)
-            continue
-        for start, count in zip(starts[:-1], kept, strict=True):
-            places.append(at[frequencies, start : start + count].ravel())
-        found.append(_Ring(torch.from_numpy(frequencies).to(device), tuple(int(n) for n in kept)))
-    nothing, everywhere = (torch.from_numpy(np.concatenate(parts)).to(device) for parts in (empty, places))
-    return _Plan(everywhere, found, nothing)
+    for end, kept in zip(space.ends, space.kept[zone].T, strict=True):
+        for start, count in zip(starts, kept, strict=False):
+            places.append(at[first:end, start : start + count].ravel())
+        found.append(_Ring(first, end, tuple(int(n) for n in kept)))
+        first = end
+    return torch.from_numpy(np.concatenate(places)).to(device), found

@@ -43,13 +43,17 @@ class Space:
         self.height, self.width = shapes[0].height, shapes[0].width
         self.tokens, self.channels = shapes[0].tokens, [shape.channels for shape in shapes]
         self.basis, self.depth = basis, sum(self.channels)
-        self.ring = rings(self.height, self.width)
-        """Of each frequency."""
+        natural = rings(self.height, self.width)
+        self._sorting = np.argsort(natural, kind="stable")
+        self.ring = natural[self._sorting]
+        """Of each frequency; frequencies stand ring by ring."""
+        self.ends = np.cumsum(np.bincount(natural)).tolist()
+        """Where each ring ends."""
         everything = torch.tensor(basis.widths).view(1, -1, 1).expand(1, -1, kept.shape[2])
         self.kept: np.ndarray = torch.cat([kept.long(), everything]).numpy()
         """[zones, blocks, rings]; the last zone, added here, holds everything."""
         self.zones = len(self.kept)
-        self._variance = variance.double().numpy()
+        self.variance: np.ndarray = variance.double().numpy()
         self.symbols = self.tokens * self.depth
         self._made: dict[tuple[str, torch.device], Any] = {}
         counts = np.bincount(self.ring)
@@ -66,12 +70,20 @@ class Space:
         return [int((widths @ kept * counts).sum()) + rest for kept in self.kept]
 
     def frequencies(self, z: Tensor) -> Tensor:
-        """z-scored tokens [B, N, D] -> frequencies [B, N, D]."""
-        return dct(z, self.height, self.width)
+        """z-scored tokens [B, N, D] -> frequencies [B, N, D], ring by ring."""
+        sorting = self.made_on("sorting", z.device, lambda: torch.from_numpy(self._sorting).to(z.device))
+        return dct(z, self.height, self.width).index_select(1, sorting)
 
     def tokens_of(self, frequencies: Tensor) -> Tensor:
-        """Frequencies [B, N, D] -> z-scored tokens [B, N, D]."""
-        return inverse_dct(frequencies, self.height, self.width)
+        """Frequencies [B, N, D], ring by ring -> z-scored tokens [B, N, D]."""
+        place = self.place_on(frequencies.device)
+        return inverse_dct(frequencies.index_select(1, place), self.height, self.width)
+
+    def place_on(self, device: torch.device) -> Tensor:
+        """Row-major frequency -> its place ring by ring, int64 [N]."""
+        return self.made_on(
+            "place", device, lambda: torch.from_numpy(np.argsort(self._sorting, kind="stable")).to(device)
+        )
 
     def basis_on(self, device: torch.device) -> Basis:
         """The basis on `device`, moved once."""
@@ -81,6 +93,19 @@ class Space:
         """How much of each component lies in each level: float64 [D, levels], rows sum to 1."""
         basis = self.basis_on(device)
         return self.made_on("shares", device, lambda: basis.shares(self.channels).double())
+
+    def undo_basis(self, coefficients: Tensor, zone: int) -> Tensor:
+        """Frequencies [B, N, D] of coefficients [B, N, D] that are 0 outside a zone, ring by ring."""
+        basis, first = self.basis_on(coefficients.device), 0
+        out = torch.zeros_like(coefficients)
+        starts = np.cumsum([0, *basis.widths])
+        for end, kept in zip(self.ends, self.kept[zone].T, strict=True):
+            for block, start, count in zip(basis.blocks, starts, kept, strict=False):
+                if count:
+                    some = coefficients[:, first:end, start : start + count]
+                    out[:, first:end, start : start + len(block)] = some @ block[:count]
+            first = end
+        return basis.unmix(out)
 
     def mask_on(self, device: torch.device, zone: int) -> Tensor:
         """Whether a zone holds a coefficient: bool [N, D]."""
@@ -101,16 +126,15 @@ class Space:
 
     def order(self) -> np.ndarray:
         """Symbol of a row -> its place frequency * D + component, int32 [symbols]."""
-        bands = self._variance.shape[1]
+        bands = self.variance.shape[1]
         outside = sum((~self._inside(zone)).astype(np.int8) for zone in range(self.zones - 1))
-        zone = np.broadcast_to(outside, self._variance.shape)
-        ordered = np.lexsort((-self._variance.ravel(), zone.ravel()))
+        zone = np.broadcast_to(outside, self.variance.shape)
+        ordered = np.lexsort((-self.variance.ravel(), zone.ravel()))
         component, ring = np.divmod(ordered, bands)
-        by_ring = np.argsort(self.ring, kind="stable")
         counts = np.bincount(self.ring)
         first, lengths = np.cumsum(counts) - counts, counts[ring]
         within = np.arange(self.symbols) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        frequency = by_ring[np.repeat(first[ring], lengths) + within]
+        frequency = np.repeat(first[ring], lengths) + within
         order: np.ndarray = (frequency * self.depth + np.repeat(component, lengths)).astype(np.int32)
         return order
 
