@@ -99,7 +99,8 @@ def open_data(recipe: Recipe, options: DistillOptions, device: str) -> tuple[Any
     from storage.stream import Stream, make_order
     from student.stage1 import Stage1Data
 
-    cache, ask = Cache.open(options.cache), recipe.stage1
+    ask = recipe.stage1
+    cache = kept_near(Cache.open(options.cache), ask)
     live = options.teachers == "live"
     if live:
         check_views(recipe, cache)
@@ -125,6 +126,17 @@ def open_data(recipe: Recipe, options: DistillOptions, device: str) -> tuple[Any
     pins = {**snapshot(cache, columns), "order": order.fingerprint}
     data = Stage1Data(stream=stream, targets=targets, steps_per_epoch=order.steps_per_epoch, snapshot=pins)
     return data, {name: tuple(shape[0] for shape in levels) for name, levels in shapes.items()}
+
+
+def kept_near(cache: Any, ask: Any) -> Any:
+    """The cache, with what is read of it kept in stage1.local_cache if that is set."""
+    if not ask.local_cache:
+        return cache
+    from storage.cache import Cache
+    from storage.local_copy import LocalCopy
+
+    room = int(ask.local_cache_gb * 1e9)
+    return Cache(LocalCopy(cache.store, Path(ask.local_cache), room=room), cache.invariants)
 
 
 Targets = Callable[[Any], Mapping[str, Any]]

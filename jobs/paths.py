@@ -12,7 +12,12 @@ from storage.config import Frozen
 
 OPTIONS = ("cache", "caches", "out", "run", "student", "dir", "source", "single_task")
 """Options of commands that name files, folders or URLs."""
-SETTINGS = (("source", "path"), ("dataset", "path"), ("evaluate", "similarity_source"))
+SETTINGS = (
+    ("source", "path"),
+    ("dataset", "path"),
+    ("evaluate", "similarity_source"),
+    ("stage1", "local_cache"),
+)
 """Values of a recipe that do."""
 
 

@@ -16,7 +16,10 @@ from storage.atomic import write_json
 
 RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
-FREE = {"log_every", "checkpoint_every", "threads", "workers", "path", "on_bad_shard"}
+FREE = {"log_every", "checkpoint_every", "threads", "workers", "path", "on_bad_shard"} | {
+    "local_cache",
+    "local_cache_gb",
+}
 """Settings that a resumed run may change: they do not change what is learned."""
 
 

@@ -24,6 +24,7 @@ from storage.codecs.base import Row
 from storage.errors import CacheError, CorruptObject
 from storage.jpeg import decode_jpeg
 from storage.layout import Column
+from storage.local_copy import LocalCopy
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Gatherer:
             batch.lose(part.places)
             return
         try:
-            self._read(batch, part)
+            self._read_twice(batch, part)
         except CacheError as error:
             # a fault of the program is no damage
             if not self._skip or not isinstance(error.__cause__ or error, OSError | ValueError):
@@ -134,6 +135,16 @@ class Gatherer:
             batch.lost.difference_update(part.places)
             for row, place in zip(part.rows, part.places, strict=True):
                 self.fill(batch, Part(part.shard, [row], [place]))
+
+    def _read_twice(self, batch: Rows, part: Part) -> None:
+        """The second time from the cache itself, where the first met a damaged local copy of it."""
+        try:
+            self._read(batch, part)
+        except CorruptObject as error:
+            store = self._cache.store
+            if not (isinstance(store, LocalCopy) and store.drop(error.path)):
+                raise
+            self._read(batch, part)
 
     def _read(self, batch: Rows, part: Part) -> None:
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import fsspec
 
@@ -17,6 +18,12 @@ Range = tuple[int, int]
 
 
 _BLOCK_BYTES = 16 << 20
+# s3fs asks five times, and each time botocore asks three: a server that is gone is given up in minutes
+_S3_PATIENCE = {
+    "connect_timeout": 5,
+    "read_timeout": 15,
+    "retries": {"mode": "standard", "total_max_attempts": 3},
+}
 
 
 class Store(Protocol):
@@ -87,29 +94,43 @@ class RemoteStore:
     def __init__(self, url: str) -> None:
         self.url = url
         # a listing cache would hide what other hosts commit
-        self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **_patience(url))
         self._root = root.rstrip("/")
 
     def _path(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
+    @contextmanager
+    def _named(self, path: str) -> Iterator[None]:
+        """Name the object whose reading failed at last, and make of every library's errors an OSError."""
+        try:
+            yield
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise OSError(f"{self.url}/{path} cannot be read after several tries ({what})") from error
+
     def read(self, path: str) -> bytes:
-        return bytes(self._fs.cat_file(self._path(path)))
+        with self._named(path):
+            return bytes(self._fs.cat_file(self._path(path)))
 
     def read_range(self, path: str, offset: int, size: int) -> bytes:
-        try:
-            # by keyword: what stands second differs between file systems, on S3 it is a version
-            return bytes(self._fs.cat_file(self._path(path), start=offset, end=offset + size))
-        except OSError:
-            # services refuse a range that begins at the end of the object
-            if offset >= self.size(path):
-                return b""
-            raise
+        with self._named(path):
+            try:
+                # by keyword: what stands second differs between file systems, on S3 it is a version
+                return bytes(self._fs.cat_file(self._path(path), start=offset, end=offset + size))
+            except OSError:
+                # services refuse a range that begins at the end of the object
+                if offset >= self.size(path):
+                    return b""
+                raise
 
     def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
         starts = [offset for offset, _ in ranges]
         ends = [offset + size for offset, size in ranges]
-        found = self._fs.cat_ranges([self._path(path)] * len(ranges), starts, ends, on_error="raise")
+        with self._named(path):
+            found = self._fs.cat_ranges([self._path(path)] * len(ranges), starts, ends, on_error="raise")
         return [bytes(part) for part in found]
 
     def exists(self, path: str) -> bool:
@@ -147,6 +168,14 @@ class RemoteStore:
 
     def local_path(self, path: str) -> Path | None:
         return None
+
+
+def _patience(url: str) -> dict[str, Any]:
+    """Options that bound how long S3 is waited for, unless the user's fsspec settings say otherwise."""
+    protocol = url.partition("://")[0]
+    if protocol not in ("s3", "s3a"):
+        return {}
+    return {"config_kwargs": _S3_PATIENCE | fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})}
 
 
 def _whole(data: Data) -> bytes:

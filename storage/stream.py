@@ -30,6 +30,8 @@ from storage.order import Order, rank_slots
 
 log = logging.getLogger(__name__)
 
+_THREADS = "cutler-stream"
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -105,7 +107,7 @@ class Stream:
         self._ahead = 1 + max(1, -(-2 * self.threads // self._count))
         self._next, self._stop = self.first_step, self.first_step + self.steps
         self._pending: deque[Future[Batch]] = deque()
-        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(self.threads, "cutler-stream")
+        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(self.threads, _THREADS)
         self._batches = self._walk()
 
     def __enter__(self) -> Stream:
@@ -126,7 +128,9 @@ class Stream:
         """Stop the threads and drop what they read ahead; harmless when closed already."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+            # the collector may find a forgotten stream in one of its threads, which cannot wait for itself
+            forgotten = threading.current_thread().name.startswith(_THREADS)
+            pool.shutdown(wait=not forgotten, cancel_futures=True)
         while self._pending:
             self._pending.popleft().cancel()
 

@@ -66,6 +66,11 @@ class Stage1Config(Frozen):
     on_bad_shard: Literal["stop", "skip"] = "stop"
     """stop: a damaged, unreadable or missing shard ends the run; skip: its samples keep their positions with
     weight 0 and are counted."""
+    local_cache: str = ""
+    """Folder on this machine that keeps what was read of a distant cache, for later passes and runs; empty:
+    none."""
+    local_cache_gb: float = Field(100.0, gt=0)
+    """Most that one training process keeps there, 1e9 bytes; what came first stays."""
 
 
 class DatasetConfig(Frozen):

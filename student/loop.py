@@ -32,7 +32,10 @@ Batches = Callable[[int, int], AbstractContextManager[Iterable[Any]]]
 Counts = Callable[[Any], Mapping[str, int]]
 """batch -> named counts: the log sums them, as it takes the mean of scalars."""
 
-FREE = {"log_every", "checkpoint_every", "threads", "workers", "on_bad_shard"}
+FREE = {"log_every", "checkpoint_every", "threads", "workers", "on_bad_shard"} | {
+    "local_cache",
+    "local_cache_gb",
+}
 """Settings that a resumed run may change: they do not change what is learned from sound data."""
 
 

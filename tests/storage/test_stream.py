@@ -305,9 +305,9 @@ def test_no_thread_outlives_the_stream(world, when):
         stream.close()
         stream.close()
     del stream
-    gc.collect()
     deadline = time.monotonic() + 5
     while stream_threads() and time.monotonic() < deadline:
+        gc.collect()  # once its last reads have ended nobody holds a stream that was dropped
         time.sleep(0.01)
 
 
