@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.cli import parse
 from jobs.config import Recipe
+from jobs.disk_space import bytes_of, warn_if_small
 from jobs.errors import IncompleteError
 from jobs.register import register
 from jobs.work import Work, open_work, planned
@@ -85,27 +86,47 @@ def dry_run(recipe: Recipe, options: ExtractOptions) -> int:
 
 def run(recipe: Recipe, options: ExtractOptions, work: Work) -> int:
     """Register the columns, execute the missing shards, compact the commits, say what is missing."""
+    with extraction_workers(recipe, options.cache) as engine:
+        fill(engine, recipe, work, replace=options.replace)
+    return 0
+
+
+def fill(
+    engine: Any, recipe: Recipe, work: Any, *, replace: bool = False, command: str = "extract"
+) -> dict[str, Column]:
+    """Have an engine's workers make every missing shard of their columns; the columns, complete.
+
+    Args:
+        work: the cache, the arguments of each shard and what of it is possible, as `Work` has them.
+        replace: older columns of the same teachers go once the new ones are whole.
+        command: whose summary is written to the cache's logs.
+
+    Raises:
+        IncompleteError: some shard is missing at the end; names them.
+    """
     from pipeline.progress import Progress
     from pipeline.queue import Queue
 
     cache = work.cache
-    with extraction_workers(recipe, options.cache) as engine:
-        columns = register(engine, recipe, work).columns
-        if options.replace:
-            tell_replacements(cache, columns)
-        missing = missing_units(cache, columns)
-        missing = {shard: missing[shard] for shard in work.possible(missing)}
-        queue = Queue(missing, max_tries=recipe.extract.max_tries)
-        progress = Progress(len(missing), sum(cache.shard(shard).rows for shard in missing))
-        log.info("%d shards to do on %s", len(missing), engine.workers(len(missing)))
-        engine.prepare("use", columns)
-        engine.run(queue, lambda shard: (work.entries(shard), missing[shard]), on_result=progress.add)
-        progress.close()
+    columns = register(engine, recipe, work).columns
+    if replace:
+        tell_replacements(cache, columns)
+    missing = missing_units(cache, columns)
+    missing = {shard: missing[shard] for shard in work.possible(missing)}
+    if command == "extract":
+        warn_if_small(cache.url, bytes_of(recipe, cache, missing))
+    queue = Queue(missing, max_tries=recipe.extract.max_tries)
+    progress = Progress(len(missing), sum(cache.shard(shard).rows for shard in missing))
+    log.info("%d shards to do on %s", len(missing), engine.workers(len(missing)))
+    engine.prepare("use", columns)
+    engine.run(queue, lambda shard: (work.entries(shard), missing[shard]), on_result=progress.add)
+    progress.close()
     for column in (Column.images(), *columns.values()):
         cache.compact(column)
-    conclude(recipe, work, columns, progress=progress, bad=queue.bad, stopped=engine.stopping)
-    end_replacements(cache, columns, replace=options.replace)
-    return 0
+    summarise(recipe, work, columns, progress=progress, bad=queue.bad, command=command)
+    refuse_gaps(recipe, work, missing_units(cache, columns), bad=queue.bad, stopped=engine.stopping)
+    end_replacements(cache, columns, replace=replace)
+    return columns
 
 
 def tell_replacements(cache: Any, columns: Mapping[str, Column]) -> None:
@@ -144,28 +165,23 @@ def missing_units(cache: Any, columns: Mapping[str, Column]) -> dict[int, list[s
     }
 
 
-def conclude(
+def summarise(
     recipe: Recipe,
-    work: Work,
+    work: Any,
     columns: Mapping[str, Column],
     *,
     progress: Any,
     bad: Mapping[int, str],
-    stopped: bool,
+    command: str,
 ) -> None:
-    """Write the run's summary; expected against committed; raise if anything is missing.
-
-    Raises:
-        IncompleteError: some shard of some column is not committed; names them.
-    """
+    """Write the run's summary to the cache's logs; tell expected against committed."""
     from jobs.provenance import provenance
 
     cache, shards = work.cache, work.cache.shards()
-    missing = missing_units(cache, columns)
     expected = len(shards) * (1 + len(columns))
     committed = sum(len(cache.committed(column)) for column in (Column.images(), *columns.values()))
     summary = {
-        **provenance(recipe, "extract"),
+        **provenance(recipe, command),
         "shards_done": progress.done,
         "images": progress.rows,
         "quarantined": progress.quarantined,
@@ -177,7 +193,7 @@ def conclude(
         "bad": {f"{shard:06d}": reason for shard, reason in sorted(bad.items())},
     }
     cache.store.replace(
-        f"logs/extract-{time.strftime('%Y%m%dT%H%M%S')}.json", json.dumps(summary, indent=1).encode()
+        f"logs/{command}-{time.strftime('%Y%m%dT%H%M%S')}.json", json.dumps(summary, indent=1).encode()
     )
     if progress.done:
         log.info("worker time: %s", progress.where_time_went())
@@ -189,12 +205,11 @@ def conclude(
         progress.forwards,
         progress.bytes / 1e9,
     )
-    _refuse_gaps(recipe, work, missing, bad=bad, stopped=stopped)
 
 
-def _refuse_gaps(
+def refuse_gaps(
     recipe: Recipe,
-    work: Work,
+    work: Any,
     missing: Mapping[int, Sequence[str]],
     *,
     bad: Mapping[int, str],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from storage.commits import Commit
 from storage.jpeg import decode_jpeg
 from storage.layout import Column
 from storage.manifest import permutation
+from storage.recoding import added
 
 _BATCH = 8
 _THREADS = 4
@@ -135,8 +135,8 @@ def committee_of(cache: Cache, column: Column, ask: Ask) -> Committee:
 
 
 def weights_named(cache: Cache) -> list[str]:
-    """Weights that the extractions into a cache named, the newest first; timm's own last."""
-    logs = [path for path in cache.store.list("logs/") if path.rpartition("/")[2].startswith("extract-")]
+    """Weights that the runs that wrote a cache named, the newest first; timm's own last."""
+    logs = [path for path in cache.store.list("logs/") if path.startswith(("logs/extract-", "logs/recode-"))]
     recipes = [json.loads(cache.store.read(path))["recipe"] for path in reversed(logs)]
     return list(dict.fromkeys([*(recipe["committee"]["weights"] for recipe in recipes), "pretrained"]))
 
@@ -209,15 +209,9 @@ def _alike(
 
 def _recorded(cache: Cache, column: Column, commit: Commit) -> np.ndarray:
     """Lowest cosine per level that a commit promises against the teacher's own maps."""
-    lowest = np.array([level.min for level in commit.fidelity or ()])
+    lowest = [level.min for level in commit.fidelity or ()]
     source = cache.teacher_doc(column)["identity"].get("recoded_from")
-    return lowest if source is None else added(lowest, source["min_fidelity"])
-
-
-def added(first: Any, second: float) -> Any:
-    """The least cosine of two vectors whose cosines with a third are these: their angles at most add up."""
-    angles = np.arccos(np.clip(first, -1, 1)) + math.acos(max(-1.0, min(1.0, second)))
-    return np.cos(np.minimum(angles, math.pi))
+    return np.array(lowest if source is None else [added(one, source["min_fidelity"]) for one in lowest])
 
 
 def _checks(cache: Cache, column: Column, cosines: list[tuple[Sample, Found]]) -> list[LevelCheck]:

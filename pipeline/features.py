@@ -120,6 +120,10 @@ class ColumnRows:
         """Of all rows."""
         return Quality.join(self._quality)
 
+    def reasons(self) -> list[str | None]:
+        """Why a row cannot be stored, None for those that can and those that are not present."""
+        return list(self._reasons)
+
     def commit(self, cache: Cache, column: Column, shard: int) -> Commit:
         """Write the shard's object and commit it."""
         records = self.records()

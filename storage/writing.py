@@ -77,14 +77,7 @@ class FeatureWriter:
         """
         refused = _reasons(self._column, shard, samples, records, reasons)
         keys: list[str] = samples["key"].to_pylist()
-        packed = _container(self._invariants).pack(keys, records, self._ext)
-        digest = sha256(packed.parts)
-        fixed = self._invariants.container == "zarr"
-        name = (
-            layout.zarr_shard_path(self._column, shard.index)
-            if fixed
-            else layout.tar_path(self._column, shard.index, digest)
-        )
+        packed, ref = self._pack(shard.index, keys, records)
         used = np.array([record is not None for record in records])
         kept = quality.rows(used)
         commit = Commit(
@@ -93,7 +86,7 @@ class FeatureWriter:
             rows=shard.rows,
             keys=keys_digest(keys),
             source=source,
-            objects=(_ref(packed, name, digest),),
+            objects=(ref,),
             index=_index_ref(packed),
             fidelity=summary(kept.fidelity),
             per_token=summary(kept.per_token),
@@ -105,9 +98,31 @@ class FeatureWriter:
                 "bytes": sum(len(record) for record in records if record is not None),
             },
         )
-        if fixed:
+        return self._publish(commit, packed)
+
+    def copy(self, commit: Commit, keys: Sequence[str], records: Sequence[bytes | None]) -> Commit:
+        """Write the records of a shard of another cache's column, whose `commit` holds of them here as well.
+
+        The images that they were made from must be the same to the byte.
+        """
+        packed, ref = self._pack(commit.shard, keys, records)
+        here = {"column": self._column.path, "objects": (ref,), "index": _index_ref(packed)}
+        return self._publish(commit.model_copy(update=here), packed)
+
+    def _pack(
+        self, shard: int, keys: Sequence[str], records: Sequence[bytes | None]
+    ) -> tuple[Packed, ObjectRef]:
+        packed = _container(self._invariants).pack(keys, records, self._ext)
+        digest = sha256(packed.parts)
+        fixed = self._invariants.container == "zarr"
+        column = self._column
+        name = layout.zarr_shard_path(column, shard) if fixed else layout.tar_path(column, shard, digest)
+        return packed, _ref(packed, name, digest)
+
+    def _publish(self, commit: Commit, packed: Packed) -> Commit:
+        if self._invariants.container == "zarr":
             return publish_claimed(self._store, commit, packed.parts)
-        return publish(self._store, commit, {name: packed.parts})
+        return publish(self._store, commit, {commit.records.name: packed.parts})
 
 
 def _container(invariants: Invariants) -> Container:

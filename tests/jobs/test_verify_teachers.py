@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from jobs.__main__ import main
 from jobs.config import Recipe
-from jobs.verify_teachers import Ask, added, compare, draw
+from jobs.verify_teachers import Ask, compare, draw
 from storage import layout
 from storage.cache import Cache
 from storage.identity import seal, unseal
 from storage.layout import Column
+from storage.recoding import added
 from tests.jobs.conftest import small_recipe
 from tests.jobs.here import extract_here
 
