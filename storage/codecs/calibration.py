@@ -36,6 +36,11 @@ class Calibrator:
             self._sum[number] += tokens.sum(0).cpu()
             self._squares[number] += tokens.square_().sum(0).cpu()
 
+    @property
+    def tokens(self) -> int:
+        """Tokens seen; the fewest over levels."""
+        return min(self._count)
+
     def merge(self, other: Calibrator) -> None:
         """Add what another calibrator of the same shapes has seen."""
         for number, count in enumerate(other._count):

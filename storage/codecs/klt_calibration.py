@@ -68,6 +68,11 @@ class KltCalibrator:
                 self._add(maps, self._seen)
             self._seen += 1
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that the basis is calibrated on; the fewest where levels have several grids."""
+        return min(group.count for group in self._groups)
+
     def merge(self, other: KltCalibrator) -> None:
         """Add what the calibrator of the next shard, of the same config and shapes, has seen.
 

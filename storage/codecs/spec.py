@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -42,6 +42,13 @@ class AnyCalibrator(Protocol):
 
         Raises ValueError for shapes other than the calibrator's.
         """
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were taken up; of levels on several grids, the fewest."""
+
+    def merge(self, other: Any) -> None:
+        """Add what the calibrator of the next shard, of the same kind and shapes, has seen."""
 
     def finish(self) -> dict[str, Tensor]:
         """The codec's tensors. Raises ValueError when too few images were usable."""
