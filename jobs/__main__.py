@@ -23,6 +23,7 @@ COMMANDS = {
     "distill": ("jobs.distill", "stage 1: train a student from the cache (or from live teachers)"),
     "finetune": ("jobs.finetune", "stage 2: multi-task training with live teachers"),
     "evaluate": ("jobs.evaluate", "score a run: similarity to the teachers, or task metrics and predictions"),
+    "bench": ("jobs.bench", "measure the cache on this machine: bits, containers, loader, step, opening"),
     "report": ("jobs.report", "one HTML file with tables and pictures of everything a run left"),
 }
 

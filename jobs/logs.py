@@ -15,5 +15,5 @@ def set_up_logging() -> None:
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
-    for chatty in ("fsspec", "PIL", "matplotlib", "urllib3", "ray", "filelock", "httpx"):
+    for chatty in ("fsspec", "PIL", "matplotlib", "urllib3", "ray", "filelock", "httpx", "aiobotocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

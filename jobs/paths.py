@@ -10,7 +10,7 @@ from jobs.config import Recipe
 from jobs.errors import UsageError
 from storage.config import Frozen
 
-OPTIONS = ("cache", "caches", "out", "run", "student", "dir", "source", "single_task")
+OPTIONS = ("cache", "caches", "out", "run", "student", "dir", "source", "photos", "single_task")
 """Options of commands that name files, folders or URLs."""
 SETTINGS = (
     ("source", "path"),
