@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from jobs.benches.hard4 import Hard4
 from storage.cache import Cache
 from storage.codecs import Codec, load_stats, make_calibrator, make_codec, save_stats
 from storage.codecs.dct import dct, inverse_dct
@@ -23,7 +24,6 @@ from storage.errors import FormatError
 from storage.identity import fingerprint
 from storage.verify import verify
 from tests.storage import sample_cache
-from tests.storage.hard4 import Hard4
 
 SIDE, CHANNELS = 9, 24
 SHAPES = ((CHANNELS, SIDE, SIDE),) * 4
