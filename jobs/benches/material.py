@@ -21,7 +21,7 @@ class Material:
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
-        self._measured: dict[tuple[str, str], Measured] = {}
+        self._measured: dict[tuple[str, str, float | None], Measured] = {}
 
     @cached_property
     def _hard4(self) -> tuple[Studied, Hard4]:
@@ -47,12 +47,20 @@ class Material:
         return list(islice(Crops(self.ask).test(), count))
 
     def measured(
-        self, studied: Studied, config: CodecConfig, *, calibrated_for: CodecConfig | None = None
+        self,
+        studied: Studied,
+        config: CodecConfig,
+        *,
+        calibrated_for: CodecConfig | None = None,
+        budget_gmac: float | None = None,
     ) -> Measured:
-        """A codec's figures on maps under study; it may share another config's basis and zone."""
-        key = (studied.name, config.model_dump_json())
+        """A codec's figures on maps under study.
+
+        It may share another config's basis and zones; `budget_gmac` bounds what decoding a sample may take.
+        """
+        key = (studied.name, config.model_dump_json(), budget_gmac)
         if key not in self._measured:
-            codec = studied.codec(config, calibrated_for)
+            codec = studied.codec(config, calibrated_for=calibrated_for, budget_gmac=budget_gmac)
             self._measured[key] = found = measure(studied, codec, self.ask.device)
             log.info(
                 "%s, %s: %.3f bits per value, %s", studied.name, described(config), found.bits, found.said

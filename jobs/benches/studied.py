@@ -47,19 +47,26 @@ class Studied:
                 moments.add(level)
             self.calibrated += len(levels[0])
 
-    def codec(self, config: CodecConfig, calibrated_for: CodecConfig | None = None) -> Any:
+    def codec(
+        self,
+        config: CodecConfig,
+        *,
+        calibrated_for: CodecConfig | None = None,
+        budget_gmac: float | None = None,
+    ) -> Any:
         """The codec of `config`, with the tensors that it (or another config) calibrates to."""
-        return make_codec(config, self.shapes, self.stats(calibrated_for or config))
+        return make_codec(config, self.shapes, self.stats(calibrated_for or config, budget_gmac))
 
-    def stats(self, config: CodecConfig) -> dict[str, Tensor]:
-        """What `config` calibrates to; the lossless stage has no part in it."""
+    def stats(self, config: CodecConfig, budget_gmac: float | None = None) -> dict[str, Tensor]:
+        """What `config` calibrates to within a budget of decoding; the lossless stage has no part in it."""
         if config.name == "f16":
             return {}
         config = config.model_copy(update={"calibration_tokens": self._tokens})
-        key = config.model_copy(update={"lossless": "auto", "level": 0}).model_dump_json()
+        plain = config.model_copy(update={"lossless": "auto", "level": 0}).model_dump_json()
+        key = f"{plain} {budget_gmac}"
         if key not in self._stats:
             log.info("%s: calibrating %s", self.name, _said(config))
-            calibrator: Any = make_calibrator(config, self.shapes)
+            calibrator = make_calibrator(config, self.shapes, budget_gmac=budget_gmac)
             calibrator.merge(self._seen[config.name])
             self._stats[key] = calibrator.finish()
         return self._stats[key]
