@@ -23,9 +23,11 @@ class TeacherRow:
     images: int | None
     """Samples of the calibration; None where the column was there before."""
     tokens: int | None
-    """Of those samples that the codec was offered for its statistics."""
+    """Of those samples, that the codec's statistics are of."""
     dimensions: int
-    """Channels that the codec takes together: of all levels of a grid where its basis is joint."""
+    """Channels of all levels of a grid."""
+    block: int
+    """How many of them one block of the basis takes together: what tokens must suffice for."""
     basis: str
     """joint, separable, or none where the codec has no basis."""
     kept: int
@@ -58,15 +60,16 @@ def teacher_rows(
     for name, column in registered.columns.items():
         doc, found, new = docs[name], encoded[name], name in registered.new
         values = sum(c * h * w for c, h, w in doc["shapes"])
-        basis, dimensions, kept = basis_of(cache, column)
+        basis, dimensions, block, kept = basis_of(cache, column)
         per_sample = found.bytes / max(found.samples, 1)
         rows.append(
             TeacherRow(
                 teacher=name,
                 column=str(column),
                 images=registered.images if new else None,
-                tokens=registered.images * tokens_per_image(doc) if new else None,
+                tokens=registered.tokens.get(name),
                 dimensions=dimensions,
+                block=block,
                 basis=basis,
                 kept=kept,
                 bits_per_value=8 * per_sample / values,
@@ -80,29 +83,26 @@ def teacher_rows(
     return rows
 
 
-def tokens_per_image(doc: Mapping[str, Any]) -> int:
-    """Tokens of one image that a column's codec learns from."""
-    tokens = max(h * w for _, h, w in doc["shapes"])
-    return min(tokens, doc["codec"].get("calibration_tokens", tokens))
+def basis_of(cache: Any, column: Any) -> tuple[str, int, int, int]:
+    """The kind of a column's basis, its dimensions, those of a block, and the components that it keeps.
 
-
-def basis_of(cache: Any, column: Any) -> tuple[str, int, int]:
-    """The kind of a column's basis, its dimensions, the components that it keeps; of its largest group."""
+    Of the largest group of levels; those in the zone that most samples use.
+    """
     from storage import layout
     from storage.codecs import load_stats
 
     stats = load_stats(cache.store.read(layout.codec_path(column)))
     if "kept.0" not in stats:
         channels = max(c for c, _, _ in cache.teacher_doc(column)["shapes"])
-        return "none", channels, channels
+        return "none", channels, channels, channels
     found = []
     for group in range(sum(name.startswith("kept.") for name in stats)):
-        blocks = [tensor for name, tensor in stats.items() if name.startswith(f"basis.{group}.")]
-        kept = stats[f"kept.{group}"].reshape(-1, *stats[f"kept.{group}"].shape[-2:])[0]
-        dimensions = sum(block.shape[0] for block in blocks)
-        found.append((dimensions, "joint" if len(blocks) == 1 else "separable", int(kept.amax(1).sum())))
-    dimensions, kind, kept_components = max(found)
-    return kind, dimensions, kept_components
+        blocks = [len(tensor) for name, tensor in stats.items() if name.startswith(f"basis.{group}.")]
+        usual = int(stats[f"usage.{group}"][:-1].argmax())
+        kept = int(stats[f"kept.{group}"][usual].amax(1).sum())
+        found.append((sum(blocks), "joint" if len(blocks) == 1 else "separable", max(blocks), kept))
+    dimensions, kind, block, components = max(found)
+    return kind, dimensions, block, components
 
 
 def format_calibration(recipe: Recipe, rows: Sequence[TeacherRow]) -> list[str]:
@@ -129,7 +129,7 @@ def _cells(row: TeacherRow) -> list[str]:
     images, tokens, each = "there", "", ""
     if row.images is not None and row.tokens is not None:
         images, tokens = f"{row.images:,}", f"{row.tokens:,}"
-        each = f"{row.tokens / row.dimensions:.0f}"
+        each = f"{row.tokens / row.block:.0f}"
     return [
         row.teacher,
         images,

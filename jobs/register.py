@@ -27,6 +27,8 @@ class Registered:
     """Shards that hold the calibration's samples; their images are committed."""
     images: int
     """Samples of the calibration."""
+    tokens: Mapping[str, int]
+    """New teacher -> tokens that its codec's statistics are of."""
 
 
 def register(engine: Any, recipe: Recipe, work: Any) -> Registered:
@@ -43,18 +45,19 @@ def register(engine: Any, recipe: Recipe, work: Any) -> Registered:
     known = set(cache.columns())
     new = tuple(name for name, found in fingerprints.items() if Column.features(name, found) not in known)
     stats: dict[str, Any] = {}
+    tokens: dict[str, int] = {}
     shares: dict[int, Any] = {}
     if new:
         budgets = decode_budgets_of(recipe, described)
         shares = commit_calibration_images(engine, recipe, work)
         merged = calibrate(engine, recipe, cache, shares, {name: budgets[name] for name in new})
         for name in new:
-            stats[name] = merged.finish(name)
+            tokens[name], stats[name] = merged.tokens(name), merged.finish(name)
     columns = {
         name: cache.register(name, it.identity, codec, it.shapes, partial(stats.__getitem__, name), libraries)
         for name, it in described.items()
     }
-    return Registered(columns, new, tuple(shares), sum(share.samples for share in shares.values()))
+    return Registered(columns, new, tuple(shares), sum(share.samples for share in shares.values()), tokens)
 
 
 def decode_budgets_of(recipe: Recipe, described: Mapping[str, Any]) -> dict[str, float]:

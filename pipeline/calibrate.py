@@ -126,6 +126,10 @@ class Merged:
                 else:
                     self._whole[name] = calibrator
 
+    def tokens(self, teacher: str) -> int:
+        """Tokens of a teacher's maps that the statistics are of; before `finish`."""
+        return self._whole[teacher].tokens
+
     def finish(self, teacher: str) -> dict[str, torch.Tensor]:
         """The codec's tensors of one teacher; its sums are let go.
 

@@ -169,20 +169,10 @@ def test_a_dry_run_writes_nothing(asked: Recipe, tmp_path: Path, caplog: pytest.
 
 
 def test_a_real_sized_table_fits_a_terminal() -> None:
+    basis = {"dimensions": 5632, "block": 1408, "basis": "separable", "kept": 5632}
+    cost = {"encoded": 128, "fidelity": 0.9951, "decode_gmac": 123.4, "decode_share": 0.123}
     row = TeacherRow(
-        "openai_clip_b16",
-        "f/c",
-        2048,
-        131_072,
-        5632,
-        "separable",
-        5632,
-        12.25,
-        128,
-        0.9951,
-        123.4,
-        0.123,
-        12.3,
+        "openai_clip_b16", "c", 2048, 131_072, bits_per_value=12.2, terabytes=9.9, **basis, **cost
     )
     lines = format_calibration(Recipe(), [row, row])
     assert max(map(len, lines)) <= 120 and len({len(line) for line in lines[:4]}) == 1

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs.config import Recipe
 from jobs.disk_space import bytes_of, free_bytes, warn_if_small
@@ -17,8 +18,9 @@ from jobs.measured import measured_columns
 from jobs.plan import PlanOptions, main, plan_of
 from jobs.work import open_work
 from pipeline.teachers.spec import spec_of
+from storage.codecs import make_calibrator
 from storage.config import CodecConfig
-from tests.storage.sample_cache import make_cache
+from tests.storage.sample_cache import IDENTITY, SHAPES, make_cache
 
 
 def test_a_folder_is_counted_and_json_is_printed(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,9 +63,16 @@ def test_bits_are_read_from_a_caches_commits_and_else_from_its_calibration(tmp_p
     for shard in list(cache.committed(column)):
         cache.discard(column, shard)
     assert "alpha" not in measured_columns(url, ["alpha", "beta"])
-    rows = [{"column": str(column), "bits_per_value": 3.5}]
-    cache.store.replace("logs/calibrate-20260101T000000.json", json.dumps({"teachers": rows}).encode())
-    assert measured_columns(url, ["alpha"])["alpha"][0].bits_per_value == 3.5
+    klt = CodecConfig(name="klt", calibration_images=6)
+    stats = make_calibrator(klt, SHAPES["alpha"])
+    stats.update(
+        [torch.randn(6, *shape, generator=torch.Generator().manual_seed(1)) for shape in SHAPES["alpha"]]
+    )
+    tensors = stats.finish()
+    cache.register("alpha", IDENTITY, klt, SHAPES["alpha"], lambda: tensors, {})
+    (estimated,) = measured_columns(url, ["alpha"])["alpha"]
+    assert estimated.bits_per_value == float(tensors["estimate.bits"]) > 0
+    assert (estimated.codec.label, estimated.decode_gmac > 0) == ("klt 0.995", True)
     with pytest.raises(ValueError, match=r"holds nothing measured of sam_b16; extract or calibrate"):
         measured_columns(url, ["sam_b16"])
 
