@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from storage.codecs import base
 from storage.codecs.klt_inverse import invert
 from storage.codecs.klt_rows import TOP, RowLayout
-from storage.codecs.klt_search import Coefficients, search
+from storage.codecs.klt_search import Choice, Coefficients, fixed, search
 from storage.codecs.klt_space import Space, group_levels, space_of
 from storage.codecs.klt_travel import Batch, Part, Row, collate, thin
 from storage.codecs.lossless import RecordCoder
@@ -81,6 +81,25 @@ class KltCodec:
 
     def encode(self, levels: Sequence[Tensor]) -> base.Encoded:
         """See Codec; NaN, infinity, a fidelity out of reach and too many escapes give a row its reason."""
+        fidelity = self._fidelity
+        return self._encode(
+            levels, lambda batch, worth: search(batch, fidelity=fidelity, worth=worth), fidelity=fidelity
+        )
+
+    def encode_at(self, levels: Sequence[Tensor], place: int) -> base.Encoded:
+        """As `encode`, but with one step for all samples, and whatever fidelity comes of it: for comparison.
+
+        `place` is 16 times the rung of the ladder, plus 0 to 15 for how far zeros reach.
+        """
+        return self._encode(levels, lambda batch, worth: fixed(batch, place), fidelity=0)
+
+    def _encode(
+        self,
+        levels: Sequence[Tensor],
+        choose: Callable[[Coefficients, int], Choice],
+        *,
+        fidelity: float,
+    ) -> base.Encoded:
         base.check_shapes(levels, self.shapes)
         stats = self._stats.on(levels[0].device)
         z = [
@@ -92,12 +111,14 @@ class KltCodec:
         for group in self._groups:
             joined = torch.cat([z[n] for n in group.levels], 2)
             # what cannot be stored must not hold up its neighbours' search
-            parts.append(self._quantise(torch.where(sound.view(-1, 1, 1), joined, 0), group))
+            joined = torch.where(sound.view(-1, 1, 1), joined, 0)
+            batch = Coefficients(group.space, joined)
+            parts.append(_in_row_order(batch, choose(batch, group.worth), joined))
         flat = self._by_level([part.cosine for part in parts])
         *cosines, found = base.fetch_report(flat, self._by_level([part.tokenwise for part in parts]), peaks)
         rungs = torch.stack([part.rung for part in parts], 1).cpu().numpy()
         quality = Quality(cosines[0], cosines[1], rungs)
-        reasons = self._reasons(quality, found)
+        reasons = _reasons(quality, found, fidelity)
         rows = self._rows(parts, reasons)
         refused = [reason is not None for reason in reasons]
         quality.fidelity[refused] = quality.per_token[refused] = np.nan
@@ -108,14 +129,6 @@ class KltCodec:
         columns = zip(self._groups, cosines, strict=True)
         pairs = [pair for g, cosine in columns for pair in zip(g.levels, cosine.unbind(1), strict=True)]
         return [cosine for _, cosine in sorted(pairs, key=lambda pair: pair[0])]
-
-    def _quantise(self, z: Tensor, group: _Group) -> _Quantised:
-        batch = Coefficients(group.space, z)
-        found = search(batch, fidelity=self._fidelity, worth=group.worth)
-        tokenwise = batch.tokenwise(found.decoded, z)
-        order = group.space.order_on(z.device)
-        codes = found.codes.flatten(1).index_select(1, order)
-        return _Quantised(codes, found.rung, found.zone, 1 - found.lost, tokenwise)
 
     def _rows(self, parts: Sequence[_Quantised], reasons: list[str | None]) -> np.ndarray:
         """Rows of codes [B, symbols]; one with more escapes than it has room for gets a reason."""
@@ -137,17 +150,6 @@ class KltCodec:
                     f"beyond int16, a record holds {self._layout.room} of up to 2^31"
                 )
         return rows
-
-    def _reasons(self, quality: Quality, peaks: np.ndarray) -> list[str | None]:
-        missed = np.argwhere(quality.fidelity < self._fidelity)
-        reached = quality.fidelity.copy()
-        reasons = base.refusals(quality, peaks, _LARGEST)
-        for row, level in missed:
-            reasons[row] = reasons[row] or (
-                f"level {level} keeps a cosine of {reached[row, level]:.6f} at the finest step, "
-                f"{self._fidelity} is asked"
-            )
-        return reasons
 
     def unpack(self, record: bytes) -> Row:
         """See Codec."""
@@ -172,6 +174,24 @@ class KltCodec:
             for level in maps:
                 level.index_fill_(0, missing, 0)
         return [base.map_of(level, shape) for level, shape in zip(maps, self.shapes, strict=True)]
+
+
+def _in_row_order(batch: Coefficients, found: Choice, z: Tensor) -> _Quantised:
+    tokenwise = batch.tokenwise(found.decoded, z)
+    codes = found.codes.flatten(1).index_select(1, batch.space.order_on(z.device))
+    return _Quantised(codes, found.rung, found.zone, 1 - found.lost, tokenwise)
+
+
+def _reasons(quality: Quality, peaks: np.ndarray, fidelity: float) -> list[str | None]:
+    missed = np.argwhere(quality.fidelity < fidelity)
+    reached = quality.fidelity.copy()
+    reasons = base.refusals(quality, peaks, _LARGEST)
+    for row, level in missed:
+        reasons[row] = reasons[row] or (
+            f"level {level} keeps a cosine of {reached[row, level]:.6f} at the finest step, "
+            f"{fidelity} is asked"
+        )
+    return reasons
 
 
 def _mean_macs(space: Space, group: int, stats: base.Stats) -> float:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from storage.codecs.base import LevelShape, check_shapes, tokens_of
+from storage.codecs.base import LevelShape, Stats, check_shapes, tokens_of
 from storage.codecs.calibration import Calibrator
 from storage.codecs.klt_moments import GroupMoments
 from storage.codecs.klt_space import group_levels
@@ -30,6 +31,24 @@ _log = logging.getLogger(__name__)
 _WHOLE_EVERY, _WHOLE_OF_SHARD, _WHOLE_MOST = 4, 16, 32
 _WHOLE_BYTES = 512 << 20
 _ENOUGH = 100
+
+
+class Estimated(NamedTuple):
+    """What decoding and storing a sample come to, measured on held-out calibration images."""
+
+    bits: float
+    """Of a record, per stored value."""
+    macs: float
+    """Multiply-adds of decoding a sample, on average."""
+    beyond: float
+    """Share of samples that need more than the first zone; of several grids, the largest."""
+
+
+def estimate_of(stats: Stats) -> Estimated | None:
+    """What calibration wrote of itself into a codec's tensors; None for codecs other than klt."""
+    if "estimate.bits" not in stats:
+        return None
+    return Estimated(*(float(stats[f"estimate.{name}"]) for name in Estimated._fields))
 
 
 class KltCalibrator:
@@ -57,10 +76,12 @@ class KltCalibrator:
         """
         check_shapes(levels, self._shapes)
         sound = torch.stack([level.isfinite().flatten(1).all(1) for level in levels]).all(0)
-        tokens = [tokens_of(level[sound]) for level in levels]
+        usable = [level[sound] for level in levels]
+        tokens = [tokens_of(level) for level in usable]
         room = min(self._room, _WHOLE_OF_SHARD)
         for row in range(len(tokens[0])):
-            self._levels.update([level[sound][row : row + 1] for level in levels])
+            # one by one: a sum must not depend on batches
+            self._levels.update([level[row : row + 1] for level in usable])
             maps = [level[row] for level in tokens]
             if self._seen % _WHOLE_EVERY == 1 and len(self._whole) < room:
                 self._whole.append((self._seen, [level.cpu() for level in maps]))
@@ -98,7 +119,7 @@ class KltCalibrator:
         `basis.<group>.<block>` bf16 [components, channels], with a separable basis `mix.<group>` fp32,
         `variance.<group>` fp32 [components, rings], `kept.<group>` int32 [zones, blocks, rings],
         `worth.<group>` int32 (rungs), `usage.<group>` fp32 [zones + 1] (share of samples that decode from
-        each), and `estimate.bits`, `estimate.macs`, `estimate.beyond`: see estimate_of.
+        each), and `estimate.*`: see estimate_of.
 
         One warning when the tokens are few, and one when nothing fits the budget. Raises ValueError with
         fewer than two sound images: one for the basis, one for its variances.

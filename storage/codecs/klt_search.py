@@ -16,17 +16,17 @@ from torch import Tensor
 
 from storage.codecs.base import token_cosine
 from storage.codecs.klt_space import Space
-from storage.codecs.klt_steps import COARSEST, DEADEST, FINEST, quantise, step_of
+from storage.codecs.klt_steps import COARSEST, FINEST, REACHES, quantise, step_of
 
 # what rounding in fp32 may take from a cosine after it has been measured
 _MARGIN = 1e-6
 # products of a search, and rungs that a sample may descend when its estimate misled it
 _ROUNDS, _PATIENCE = 3, 32
-# eighths of a rung that are not worth another product: each is 0.4% of the bits
+# places between two rungs that are not worth another product: each is 0.4% of the bits
 _NEAR = 1
 # rings whose frequencies are all looked at by an estimate, and the share of the others
 _ALL_RINGS, _ONE_IN = 3, 8
-_MIDDLE = DEADEST // 2
+_MIDDLE = 5
 
 
 class Choice(NamedTuple):
@@ -136,20 +136,28 @@ def search(batch: Coefficients, *, fidelity: float, worth: int) -> Choice:
         ratio = best.lost / guess.clamp_min(1e-12)
         holds = (best.lost <= allowed).all(1)
         rung, dead = _coarsest(estimate, zone, allowed, ratio=ratio, near=best.rung)
-        place, now = rung * (DEADEST + 1) + dead, best.rung * (DEADEST + 1) + best.dead
+        place, now = rung * REACHES + dead, best.rung * REACHES + best.dead
         # one that missed must descend, whatever its estimate says
-        place = torch.where(holds, place, torch.minimum(place, now - 1)).clamp_min(FINEST * (DEADEST + 1))
+        place = torch.where(holds, place, torch.minimum(place, now - 1)).clamp_min(FINEST * REACHES)
         open_rows = torch.where(holds, place > now + _NEAR, place < now).nonzero()[:, 0]
         if not len(open_rows):
             break
         place = place[open_rows]
-        rung = torch.div(place, DEADEST + 1, rounding_mode="floor")
-        found = batch.measure(open_rows, rung, place % (DEADEST + 1), zone[open_rows])
+        rung = torch.div(place, REACHES, rounding_mode="floor")
+        found = batch.measure(open_rows, rung, place % REACHES, zone[open_rows])
         better = ~holds[open_rows] | (found.lost <= allowed).all(1)
         best.take(open_rows[better], Choice(*(column[better] for column in found)))
         if not better.all():
             break
     return _descend(batch, best, allowed)
+
+
+def fixed(batch: Coefficients, place: int) -> Choice:
+    """The same rung and reach for all, place = rung * 16 + reach, and everything in its zone."""
+    rows = torch.arange(len(batch.all), device=batch.device)
+    rung, dead = divmod(place, REACHES)
+    zone = torch.full_like(rows, batch.space.zones - 1)
+    return batch.measure(rows, torch.full_like(rows, rung), torch.full_like(rows, dead), zone)
 
 
 def _descend(batch: Coefficients, best: Choice, allowed: float) -> Choice:
@@ -198,22 +206,18 @@ def bisect_rungs(estimate: Estimate, allowed: float) -> Tensor:
 def _coarsest(
     estimate: Estimate, zone: Tensor, allowed: float, *, near: Tensor, ratio: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Rung and reach, within 8 rungs of `near`, that are expected to hold when estimates err by `ratio`."""
+    """Rung and reach, within 4 rungs of `near`, that are expected to hold when estimates err by `ratio`."""
 
-    def largest(low: Tensor, steps: int) -> Tensor:
-        """Of place = rung * 8 + reach; estimates fall off evenly enough for bisection."""
-        found = low
-        for power in reversed(range(steps)):
-            place = found + 2**power
-            rung = torch.div(place, DEADEST + 1, rounding_mode="floor").clamp(FINEST, COARSEST)
-            lost = estimate.lost(rung, place % (DEADEST + 1), zone) * ratio
-            found = torch.where((lost <= allowed).all(1), place, found)
-        return found
-
-    place = largest((near - 8) * (DEADEST + 1), 7)
-    rung = torch.div(place, DEADEST + 1, rounding_mode="floor")
+    # the largest place = rung * REACHES + reach: what is lost grows evenly enough for bisection
+    place = (near - 4) * REACHES
+    for power in reversed(range((8 * REACHES).bit_length() - 1)):
+        above = place + 2**power
+        rung = torch.div(above, REACHES, rounding_mode="floor").clamp(FINEST, COARSEST)
+        lost = estimate.lost(rung, above % REACHES, zone) * ratio
+        place = torch.where((lost <= allowed).all(1), above, place)
+    rung = torch.div(place, REACHES, rounding_mode="floor")
     inside = rung.clamp(FINEST, COARSEST)
-    return inside, torch.where(rung == inside, place % (DEADEST + 1), 0)
+    return inside, torch.where(rung == inside, place % REACHES, 0)
 
 
 def _lost(energy: Tensor, along: Tensor, power: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 FINEST, COARSEST = -64, 240
 """Ends of the ladder: steps from 2^-16 to 2^60 z-scores."""
-DEADEST = 7
-"""Widest reach; the narrowest is 0."""
-_FIRST_SHARE, _SHARE, _MOST_BITS = 0.03, 0.01, 13.5
+REACHES = 16
+"""How many reaches there are between one rung and the next, from the narrowest, 0."""
+_SHARE, _MOST_BITS = 0.01, 13.5
 
 
 def step_of(rung: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def quantise(coefficients: Tensor, precision: Tensor, rung: Tensor, dead: Tensor
     `precision` [n, D] is 1 / s, infinite where nothing was calibrated.
     """
     step = step_of(rung)
-    share = (_FIRST_SHARE + _SHARE * dead.float()).view(-1, 1, 1)
+    share = (_SHARE * (1 + dead.float())).view(-1, 1, 1)
     reach = (precision * step).clamp_(max=_MOST_BITS).add_(0.5).mul_(share).add_(0.5)
     codes = coefficients / step
     near = codes.abs() < reach

@@ -89,7 +89,10 @@ def thin(codes: np.ndarray, layout: RowLayout, groups: Sequence[tuple[int, Seque
         plane[symbol] = 0
         here = escapes[(escapes[:, 0] >= first) & (escapes[:, 0] < first + len(wide))].astype(np.int64)
         # what is escaped is also beyond int8: it is in the list already
-        value[np.searchsorted(symbol, here[:, 0] - first)] += here[:, 1]
+        at = np.searchsorted(symbol, here[:, 0] - first)
+        if (at >= len(symbol)).any() or (symbol[at] != here[:, 0] - first).any():
+            raise FormatError("a record escapes what is no code beyond int16; is it another codec's?")
+        value[at] += here[:, 1]
         pieces.append(Piece(head, plane, symbol, value.astype(np.float32)))
     return tuple(pieces)
 
