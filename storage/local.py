@@ -9,6 +9,7 @@ from pathlib import Path
 from storage.atomic import TEMPORARY, replace_file, sync, write_beside
 from storage.errors import CacheError
 from storage.identity import Data
+from storage.open_files import OpenFiles
 
 
 class LocalStore:
@@ -17,6 +18,7 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.url = str(root)
+        self._open_files = OpenFiles(self._path)
 
     def _path(self, path: str) -> Path:
         if path.startswith("/") or ".." in path.split("/"):
@@ -32,11 +34,8 @@ class LocalStore:
         return self.read_ranges(path, [(offset, size)])[0]
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        descriptor = os.open(self._path(path), os.O_RDONLY)
-        try:
-            return [_pread(descriptor, offset, size) for offset, size in ranges]
-        finally:
-            os.close(descriptor)
+        file = self._open_files.get(path)
+        return [_pread(file.descriptor, offset, size) for offset, size in ranges]
 
     def exists(self, path: str) -> bool:
         return self._path(path).is_file()
@@ -81,9 +80,11 @@ class LocalStore:
 
     def replace(self, path: str, data: Data) -> None:
         replace_file(self._path(path), data)
+        self._open_files.forget(path)
 
     def delete(self, path: str) -> None:
         self._path(path).unlink(missing_ok=True)
+        self._open_files.forget(path)
 
     def local_path(self, path: str) -> Path | None:
         return self._path(path)

@@ -24,10 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.crc import crc32c
 from storage.errors import CacheError
 from storage.identity import Data, sha256
 from storage.store import Range, Store
@@ -139,7 +139,7 @@ class LocalCopy:
             self._give_up(error)
             return nothing
         for place, part in zip(places, parts, strict=True):
-            if place and part is not None and google_crc32c.value(part) != place.crc:
+            if place and part is not None and crc32c(part) != place.crc:
                 log.warning("%s is damaged; %s is read again from %s", data, path, self.url)
                 self.drop(path)
                 return nothing
@@ -162,7 +162,7 @@ class LocalCopy:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             place = _append(file, data)
-            entry = np.array((offset, len(data), place, google_crc32c.value(data), 0), _ENTRY)
+            entry = np.array((offset, len(data), place, crc32c(data), 0), _ENTRY)
             entry["check"] = _check(entry)
             _append(index, entry.tobytes())
         except OSError as error:
@@ -213,7 +213,7 @@ def _read_places(data: Path, places: Sequence[_Place | None]) -> Sequence[bytes 
 
 def _check(entry: np.void | NDArray[np.void]) -> int:
     """CRC-32C of an entry without its last field."""
-    return int(google_crc32c.value(entry.tobytes()[:-4]))
+    return int(crc32c(entry.tobytes()[:-4]))
 
 
 def _append(path: Path, data: bytes) -> int:

@@ -52,13 +52,13 @@ class Reader:
         Raises MissingData, or CorruptObject naming the object and row.
         """
         index = self._index(column, shard)
-        name = index.name
-        wanted = {row: place for row in rows if (place := index.range(row)) is not None}
-        found = self._committed(name, lambda: self._store.read_ranges(name, list(wanted.values())))
-        records = dict(zip(wanted, found, strict=True))
+        places = {row: place for row in rows if (place := index.range(row)) is not None}
+        ranges = list(places.values())
+        found = self._committed(index.name, lambda: self._store.read_ranges(index.name, ranges))
+        records = dict(zip(places, found, strict=True))
         for row, record in records.items():
             if fault := index.fault(row, record):
-                raise CorruptObject(name, fault)
+                raise CorruptObject(index.name, fault)
         return [records.get(row) for row in rows]
 
     def forget(self) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import torch
 import zarr
@@ -25,6 +24,7 @@ from jobs.benches.timing import Timed, alternate, one_thread
 from storage.cache import Cache
 from storage.codecs import make_calibrator, make_codec
 from storage.config import CodecConfig
+from storage.crc import crc32c
 
 ASKED = {"wds": 0.85, "zarr": 0.25}
 PACKED = "packed file"
@@ -98,7 +98,7 @@ def _packed(path: Path, records: list[bytes], order: np.ndarray) -> dict[str, Ca
 
     def read_and_check() -> None:
         for at in order:
-            google_crc32c.value(record(at))
+            crc32c(record(at))
 
     return {PACKED: read, f"{PACKED}, CRC-32C of each": read_and_check}
 

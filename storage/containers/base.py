@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import google_crc32c
 import numpy as np
 
 from storage.commits import Commit
+from storage.crc import crc32c
 from storage.errors import CorruptObject
 from storage.identity import sha256
 
@@ -72,7 +72,7 @@ class Index:
         """What is wrong with the bytes read for `row`, None when they are those that were written."""
         if len(record) != int(self.ranges[row, 1]):
             return f"row {row} ends after {len(record)} of {int(self.ranges[row, 1])} bytes"
-        crc, wanted = google_crc32c.value(record), int(self.checksums[row])
+        crc, wanted = crc32c(record), int(self.checksums[row])
         if crc != (wanted if self.plain else _RESIDUE):
             return f"row {row} fails its CRC-32C"
         if not self.plain and record[-CRC_BYTES:] != wanted.to_bytes(CRC_BYTES, "little"):
@@ -89,12 +89,12 @@ class Container(Protocol):
 
 def add_crc(payload: bytes) -> bytes:
     """A record: the payload and its CRC-32C, 4 bytes little-endian."""
-    return b"".join((payload, google_crc32c.value(payload).to_bytes(CRC_BYTES, "little")))
+    return b"".join((payload, crc32c(payload).to_bytes(CRC_BYTES, "little")))
 
 
 def has_crc(record: bytes) -> bool:
     """Whether a record ends with the CRC-32C of what precedes it."""
-    return len(record) >= CRC_BYTES and google_crc32c.value(record) == _RESIDUE
+    return len(record) >= CRC_BYTES and crc32c(record) == _RESIDUE
 
 
 def own_crc(record: bytes) -> int:

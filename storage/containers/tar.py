@@ -5,10 +5,10 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Sequence
 
-import google_crc32c
 import numpy as np
 
 from storage.containers.base import MISSING, Packed, encode_index, own_crc
+from storage.crc import crc32c
 
 INDEX_MEMBER = "__index__"
 """Last member; webdataset skips names of this form."""
@@ -34,7 +34,7 @@ class TarContainer:
                 continue
             offset = at + _append(parts, f"{key}.{ext}", record)
             ranges[row] = offset, len(record)
-            checksums[row] = google_crc32c.value(record) if self.plain else own_crc(record)
+            checksums[row] = crc32c(record) if self.plain else own_crc(record)
             at = offset + len(record) + len(_padding(record))
         index = encode_index(ranges, checksums)
         index_offset = at + _append(parts, INDEX_MEMBER, index)
