@@ -11,7 +11,6 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
-import webdataset
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,40 +143,6 @@ def test_an_index_and_its_commit_agree_on_what_is_absent() -> None:
         load(packed, [None, b""])
 
 
-# webdataset leaves its files to the garbage collector
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_stock_webdataset_lists_the_same_keys(tmp_path: Path) -> None:
-    cache = make_cache(str(tmp_path), lossless="zstd", views=1)
-    for column in cache.columns():
-        for shard, commit in cache.committed(column).items():
-            url = str(cache.store.local_path(commit.records.name))
-            samples = list(webdataset.WebDataset(url, shardshuffle=False))
-            rows = [row for row in range(commit.rows) if row not in commit.quarantined]
-            names = cache.samples(shard)["key"].to_pylist()
-            assert [sample["__key__"] for sample in samples] == [names[row] for row in rows]
-            read = cache.read_records(column, shard, rows)
-            ext = "jpg" if column.is_images else cache.codec(column).ext
-            assert [sample[ext] for sample in samples] == read
-
-
-@pytest.mark.parametrize("lossless", ["none", "zstd"])
-def test_stock_zarr_reads_the_same_codes(tmp_path: Path, lossless: str) -> None:
-    cache = make_cache(str(tmp_path), "zarr", lossless=lossless)
-    for column in cache.teacher_columns().values():
-        array = zarr.open_array(cache.store.local_path(column.path), mode="r")
-        codec = cache.codec(column)
-        assert array.shape == (len(cache.shards()) * 3, codec.symbols) and array.dtype == codec.symbol_dtype
-        assert array.attrs["levels"] == [list(shape) for shape in codec.shapes]
-        whole = array[:]
-        fill = np.full(codec.symbols, array.fill_value, codec.symbol_dtype)
-        for shard in cache.shards():
-            records = cache.read_records(column, shard.index, range(shard.rows))
-            for row in range(3):
-                record = records[row] if row < shard.rows else None
-                wanted = fill if record is None else codec.unpack(record)
-                np.testing.assert_array_equal(whole[3 * shard.index + row], wanted)
-
-
 @given(st.lists(PATHS, min_size=1, max_size=5, unique=True))
 def test_stock_webdataset_keeps_any_key_whole(paths: list[str]) -> None:
     keys = [sample_key(escape_key(path), 3) for path in paths]
@@ -197,17 +162,6 @@ def test_stock_zarr_feels_damage_too(tmp_path: Path) -> None:
     array = zarr.open_array(cache.store.local_path(column.path), mode="r")
     with pytest.raises(ValueError, match="checksum"):
         array[0]
-
-
-def test_changing_container_is_a_byte_copy(tmp_path: Path) -> None:
-    wds, array = (
-        make_cache(str(tmp_path / kind), kind, lossless="zstd", views=1) for kind in ("wds", "zarr")
-    )
-    for teacher, column in wds.teacher_columns().items():
-        for shard in wds.shards():
-            rows = range(shard.rows)
-            other = array.teacher_columns()[teacher]
-            assert wds.read_records(column, shard.index, rows) == array.read_records(other, shard.index, rows)
 
 
 def test_an_object_cut_anywhere_is_named_or_still_whole(tmp_path: Path) -> None:
