@@ -17,6 +17,7 @@ COMMANDS = {
     "calibrate": ("jobs.calibrate", "calibrate the teachers' codecs, and say what the cache will be like"),
     "extract": ("jobs.extract", "run the frozen teachers over the images, write the cache; rerun to resume"),
     "verify": ("jobs.verify", "check every object of a cache and name what is wrong"),
+    "repair": ("jobs.repair", "make exactly what is damaged or missing in a cache again"),
     "recode": ("jobs.recode", "write a cache again with another codec, fidelity, grid or container"),
     "drop": ("jobs.drop", "take one teacher's column out of a cache"),
     "inspect": ("jobs.inspect", "a table per teacher, and pictures of what the cache holds"),

@@ -96,7 +96,7 @@ def open_work(recipe: Recipe, url: str, *, append: bool = False) -> Work:
     if not recipe.source.path and (cache := _open_if_there(recipe, url)) is not None:
         require_images(cache, recipe.views.count)
         return Work(cache, {})
-    index = _listed(recipe)
+    index = listed(recipe)
     cache = Cache.create(url, Invariants.of(recipe.views, recipe.cache))
     photos = photos_of(cache, index, append=append)
     for source, table in photos.items():
@@ -115,8 +115,8 @@ def planned(recipe: Recipe, url: str, *, append: bool = False) -> tuple[Cache | 
     if cache is not None and not recipe.source.path:
         require_images(cache, recipe.views.count)
         return cache, [], 0
-    index = _listed(recipe)
-    photos = {_fingerprint(index): index} if cache is None else photos_of(cache, index, append=append)
+    index = listed(recipe)
+    photos = {fingerprint_of(index): index} if cache is None else photos_of(cache, index, append=append)
     held = list(cache.segments) if cache else []
     new: list[Segment] = []
     for source, table in photos.items():
@@ -152,26 +152,26 @@ def photos_of(cache: Cache, index: pa.Table, *, append: bool = False) -> dict[st
     from storage.source_keys import known_keys
 
     held = segments_by_source(cache.segments)
-    whole = _fingerprint(index)
+    whole = fingerprint_of(index)
     if not held or whole in held or (len(held) == 1 and not append):
         return {whole: index}
     keys = {source: known_keys(cache, source) for source in held}
     found = {}
     for source in held:
         rest = without(index, [known for other, known in keys.items() if other != source])
-        if len(rest) and _fingerprint(rest) == source:
+        if len(rest) and fingerprint_of(rest) == source:
             found[source] = rest
     if append:
         found |= _new_photos(cache, index, keys, held, found)
     return found or {whole: index}
 
 
-def without(index: pa.Table, keys: Sequence[pa.ChunkedArray]) -> pa.Table:
+def without(index: pa.Table, keys: Sequence[pa.Array | pa.ChunkedArray]) -> pa.Table:
     """The photos of an index whose keys are in none of `keys`."""
     import pyarrow.compute as pc
 
     for known in keys:
-        index = index.filter(pc.invert(pc.is_in(index["key"], value_set=known.combine_chunks())))
+        index = index.filter(pc.invert(pc.is_in(index["key"], value_set=known)))
     return index
 
 
@@ -193,7 +193,7 @@ def _new_photos(
             )
     new = without(index, [*keys.values(), *(table["key"] for table in found.values())])
     if len(new):
-        return {_fingerprint(new): new}
+        return {fingerprint_of(new): new}
     if not found:
         raise CacheError(
             f"all {len(index)} images of the source are in the cache {cache.url}: nothing to append"
@@ -214,7 +214,8 @@ def _open_if_there(recipe: Recipe, url: str) -> Cache | None:
     return cache
 
 
-def _listed(recipe: Recipe) -> Any:
+def listed(recipe: Recipe) -> Any:
+    """The index of the recipe's source: a table of photos (key, path, offset, size), sorted by key."""
     from pipeline.sources import open_source
 
     start = time.monotonic()
@@ -224,7 +225,8 @@ def _listed(recipe: Recipe) -> Any:
     return index
 
 
-def _fingerprint(index: pa.Table) -> str:
+def fingerprint_of(index: pa.Table) -> str:
+    """The fingerprint of photos as a source."""
     from pipeline.source_index import index_fingerprint
 
     return index_fingerprint(index)

@@ -3,38 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from storage import layout
 from storage.audit import Problem
 from storage.cache import Cache
+from storage.columns import zarr_json
+from storage.layout import Column
 
 
-def discard_damage(cache: Cache, problems: Iterable[Problem]) -> list[str]:
-    """Take out what verification found damaged; a sentence for each thing taken out.
+@dataclass(frozen=True)
+class Damage:
+    """What is to be taken out of a cache.
 
     A damaged compaction or zarr.json is deleted alone: extraction writes both again from sound documents. A
     damaged teacher.json or codec.safetensors costs its whole column, for no code can be decoded without them.
     Otherwise one shard of one column goes, or of all columns when it is the images'. cache.json and segments
-    cannot be made again and are left alone, and so is what could merely not be read: it may be sound, a host
-    out of descriptors must not cost a cache. Nothing may write to the cache meanwhile.
+    are left alone (mend_documents.py), and so is what could merely not be read: it may be sound, a host out
+    of descriptors must not cost a cache.
     """
-    done, dropped = [], set()
-    found = [problem for problem in problems if problem.kind in ("damaged", "gone")]
-    for problem in found:
-        column = problem.column
-        if column is None or problem.shard is not None:
-            continue
-        if layout.is_compaction(problem.path) or problem.path == layout.zarr_path(column):
-            cache.store.delete(problem.path)
-            done.append(f"deleted {problem.path}")
-        elif column not in dropped and not column.is_images:
-            dropped.add(column)
+
+    files: tuple[str, ...]
+    columns: tuple[Column, ...]
+    shards: tuple[tuple[Column, int], ...]
+
+    @staticmethod
+    def of(problems: Iterable[Problem]) -> Damage:
+        """What verification found damaged or gone."""
+        found = [problem for problem in problems if problem.kind in ("damaged", "gone") and problem.column]
+        files, columns, shards = set[str](), set[Column](), set[tuple[Column, int]]()
+        for problem in found:
+            column = problem.column
+            assert column is not None
+            if problem.shard is not None:
+                shards.add((column, problem.shard))
+            elif layout.is_compaction(problem.path) or problem.path == layout.zarr_path(column):
+                files.add(problem.path)
+            elif not column.is_images:
+                columns.add(column)
+        kept = {(column, shard) for column, shard in shards if column not in columns}
+        return Damage(tuple(sorted(files)), tuple(sorted(columns)), tuple(sorted(kept)))
+
+    @property
+    def images(self) -> list[int]:
+        """Shards whose images go: these need the source."""
+        return [shard for column, shard in self.shards if column.is_images]
+
+    def of_files(self) -> Damage:
+        """The part that nothing else depends on."""
+        return Damage(self.files, (), ())
+
+    def told(self) -> list[str]:
+        """A phrase for each thing that goes, as `deleted ...`."""
+        also = " and of every column made from them"
+        return [
+            *(f"deleted {path}" for path in self.files),
+            *(f"dropped the column {column}" for column in self.columns),
+            *(
+                f"discarded shard {shard:06d} of {column}{also if column.is_images else ''}"
+                for column, shard in self.shards
+            ),
+        ]
+
+    def take_out(self, cache: Cache) -> None:
+        """Delete it all. Nothing may write to the cache meanwhile."""
+        for path in self.files:
+            cache.store.delete(path)
+        for column in self.columns:
             cache.drop(column)
-            done.append(f"dropped the column {column}")
-    shards = {(p.column, p.shard) for p in found if p.column and p.shard is not None}
-    for column, shard in sorted(shards):
-        if column not in dropped:
+        for column, shard in self.shards:
             cache.discard(column, shard)
-            also = " and of every column made from them" if column.is_images else ""
-            done.append(f"discarded shard {shard:06d} of {column}{also}")
-    return done
+
+
+def restore_derived(cache: Cache) -> None:
+    """Write what is made of other documents alone: every zarr.json, compactions of complete columns."""
+    for column in cache.columns():
+        if not column.is_images and cache.invariants.container == "zarr":
+            data = zarr_json(cache.teacher_doc(column), cache.invariants, len(cache.shards()))
+            cache.store.put_new(layout.zarr_path(column), data)
+        if not cache.missing(column):
+            cache.compact(column)
+
+
+def discard_damage(cache: Cache, problems: Iterable[Problem]) -> list[str]:
+    """Take out what verification found damaged; a phrase for each thing. Nothing may write meanwhile."""
+    damage = Damage.of(problems)
+    damage.take_out(cache)
+    return damage.told()
