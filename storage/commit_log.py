@@ -7,7 +7,6 @@ document is parsed before its commit is asked for.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -60,14 +59,6 @@ class Commits(Mapping[int, Commit]):
 
     def __contains__(self, shard: object) -> bool:
         return shard in self._documents
-
-    @property
-    def digest(self) -> str:
-        """Hex digest of all of them, the same however they were found; parses none."""
-        digest = hashlib.sha256()
-        for found in self._documents.values():
-            digest.update(found.data)
-        return digest.hexdigest()
 
 
 class CommitLog:

@@ -158,14 +158,6 @@ def test_a_damaged_commit_in_a_compaction_is_named_before_it_is_used(cache: Cach
         found[1]
 
 
-def test_a_digest_of_commits_does_not_depend_on_how_they_were_found(cache: Cache) -> None:
-    before = cache.committed(IMAGES).digest
-    cache.compact(IMAGES)
-    assert Cache.open(cache.url).committed(IMAGES).digest == before
-    cache.discard(IMAGES, 1)
-    assert cache.committed(IMAGES).digest != before
-
-
 def test_fidelity_is_summed_up_per_level() -> None:
     fidelity = np.stack([np.linspace(0.5, 1, 101), np.linspace(1, 0, 101)], 1)
     first, second = summary(fidelity)
