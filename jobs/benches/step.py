@@ -28,6 +28,7 @@ from student.sak import build_student
 from student.stage1 import Stage1Data, run_stage1
 
 Side = Literal["cache", "RAM"]
+SIDES: tuple[Side, Side] = ("cache", "RAM")
 READERS = Stage1Config().threads
 WARM = 2
 """First steps of a block, in which the stream fills its batches ahead: not counted."""
@@ -35,55 +36,53 @@ Maps = Mapping[str, list[torch.Tensor]]
 
 
 def run(material: Material) -> list[Section]:
-    """Seconds of a step, wall clock: recipe mini, real size pooled, real size with SAM's full grid."""
-    rows, notes = [], []
-    for case in cases(material):
-        taken = _measured(case, material.ask.device)
-        medians = {side: statistics.median(seconds) for side, seconds in taken.items()}
-        spread = "; ".join(
-            f"{side} {len(s)} steps {min(s):.2f} to {max(s):.2f} s" for side, s in taken.items()
-        )
-        rows.append(
-            Row(
-                case.name,
-                1 / medians["cache"],
-                "steps/s",
-                "features in RAM",
-                1 / medians["RAM"],
-                Asked(case.asked, "ratio", "least"),
-                f"{case.said}; {spread}",
-            )
-        )
-    threads = torch.get_num_threads()
-    notes.append(
-        f"wall clock on {material.ask.device}, torch on {threads} threads, {READERS} threads read; "
-        f"blocks of steps alternate in one run, the first {WARM} of each are not counted"
-    )
-    notes.append(
-        "real size: ViT-B/16 student at 384 px, fp32, maps with HARD4's statistics, default klt codec"
-    )
+    """Steps of recipe mini, of real size with maps pooled to the student's grid, and with SAM's own grid."""
+    device, rows = material.ask.device, [_row(case, material.ask.device) for case in cases(material)]
+    notes = [
+        f"wall clock on {device}, torch on {torch.get_num_threads()} threads, {READERS} threads read",
+        f"blocks of steps alternate in one run, the first {WARM} of each are not counted",
+        "real size: ViT-B/16 student at 384 px, fp32, maps with HARD4's statistics, default klt codec",
+    ]
     return [Section("stage-1 step from the cache", rows, notes)]
+
+
+def _row(case: Case, device: str) -> Row:
+    clock = _measured(case, device)
+    wall, cpu = clock.seconds(0), clock.seconds(1)
+    cache, ram = (statistics.median(wall[side]) for side in SIDES)
+    work = statistics.median(cpu["RAM"]) / statistics.median(cpu["cache"])
+    spread = "; ".join(f"{side} {min(wall[side]):.2f} to {max(wall[side]):.2f} s" for side in SIDES)
+    remarks = f"{case.said}; {len(wall['cache'])} steps a side, {spread}; by CPU seconds {work:.3g}x"
+    asked = Asked(case.asked, "ratio", "least")
+    return Row(case.name, 1 / cache, "steps/s", "features in RAM", 1 / ram, asked, remarks)
 
 
 @dataclass
 class _Clock:
-    """When each batch was asked for, and from which side it came."""
+    """When each batch was asked for (wall clock, CPU seconds of the process), and which side it came from."""
 
+    block: int
+    """Steps of a block."""
     sides: list[Side] = field(default_factory=list)
-    asked: list[float] = field(default_factory=list)
+    asked: list[tuple[float, float]] = field(default_factory=list)
 
-    def seconds(self, block: int) -> dict[Side, list[float]]:
+    def tick(self, side: Side) -> None:
+        """A batch is asked for."""
+        self.sides.append(side)
+        self.asked.append((time.perf_counter(), time.process_time()))
+
+    def seconds(self, clock: int) -> dict[Side, list[float]]:
         """Per side, seconds from one batch's request to the next, in the counted part of each block."""
-        found: dict[Side, list[float]] = {"cache": [], "RAM": []}
-        for at, side in enumerate(self.sides[:-1]):
-            if at % block >= WARM and (at + 1) % block:
-                found[side].append(self.asked[at + 1] - self.asked[at])
+        found: dict[Side, list[float]] = {side: [] for side in SIDES}
+        for at, (side, now, then) in enumerate(zip(self.sides, self.asked, self.asked[1:], strict=False)):
+            if at % self.block >= WARM and (at + 1) % self.block:
+                found[side].append(then[clock] - now[clock])
         return found
 
 
-def _measured(case: Case, device: str) -> dict[Side, list[float]]:
-    """Seconds of each counted step."""
-    block, clock = WARM + case.steps + 1, _Clock()
+def _measured(case: Case, device: str) -> _Clock:
+    """One run of stage 1 that takes every step of both sides."""
+    clock = _Clock(WARM + case.steps + 1)
     with tempfile.TemporaryDirectory() as folder:
         cache = make_cache(
             Path(folder, "cache"),
@@ -93,11 +92,11 @@ def _measured(case: Case, device: str) -> dict[Side, list[float]]:
             samples_per_shard=case.batch,
         )
         order = make_order(cache, seed=0, global_batch=case.batch, window=2)
-        data = _Sides(cache, order, case, device, clock, block)
+        data = _Sides(cache, order, case, device, clock)
         channels = {name: tuple(s[0] for s in filling.shapes) for name, filling in case.fillings.items()}
         config = StudentConfig(arch=case.student, weights="random:0")
         student = build_student(config, channels, 0, image_size=case.crop)
-        steps = 2 * case.blocks * block
+        steps = 2 * case.blocks * clock.block
         stage1 = Stage1Config(
             epochs=1, warmup_epochs=0, batch_size=case.batch, precision="fp32", log_every=steps
         )
@@ -108,14 +107,14 @@ def _measured(case: Case, device: str) -> dict[Side, list[float]]:
             out=Path(folder, "run"),
             device=device,
         )
-    return clock.seconds(block)
+    return clock
 
 
 class _Sides:
     """Batches of both sides in alternating blocks, and their targets."""
 
-    def __init__(self, cache: Cache, order: Any, case: Case, device: str, clock: _Clock, block: int) -> None:
-        self._cache, self._order, self._clock, self._block = cache, order, clock, block
+    def __init__(self, cache: Cache, order: Any, case: Case, device: str, clock: _Clock) -> None:
+        self._cache, self._order, self._clock = cache, order, clock
         self._columns = cache.teacher_columns()
         self._codecs = {name: cache.codec(column) for name, column in self._columns.items()}
         self._device = device
@@ -127,15 +126,14 @@ class _Sides:
         yield self._batches(steps)
 
     def _batches(self, steps: int) -> Iterator[Batch]:
-        for number in range(steps // self._block):
-            side: Side = "cache" if number % 2 == 0 else "RAM"
+        block = self._clock.block
+        for number in range(steps // block):
+            side = SIDES[number % 2]
             columns = self._columns if side == "cache" else {}
             # more steps than are taken: reading ahead goes on to the end of the block, as in training
-            stream = Stream(self._cache, self._order, columns, 0, 2 * self._block, READERS)
-            with stream:
-                for _ in range(self._block):
-                    self._clock.sides.append(side)
-                    self._clock.asked.append(time.perf_counter())
+            with Stream(self._cache, self._order, columns, 0, 2 * block, READERS) as stream:
+                for _ in range(block):
+                    self._clock.tick(side)
                     yield next(stream)
 
     def targets(self, batch: Batch) -> Mapping[str, list[torch.Tensor]]:

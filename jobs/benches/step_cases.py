@@ -20,11 +20,12 @@ from storage.config import CodecConfig
 from student.archs import arch_of
 
 log = logging.getLogger(__name__)
-KLT = CodecConfig(name="klt")
+KLT = CodecConfig(name="klt", calibration_tokens=64**2)
+"""The default, but for calibrating on all tokens of a map: there are few maps."""
 REAL = {"dinov2": 27, "clip": 24, "sam": 64}
 """Teacher -> side of its grid at 384 px (SAM at 1024)."""
 MINI = ("mini_dinov2", "mini_clip", "mini_sam")
-DISTINCT, REAL_KNOWN, MINI_KNOWN = 4, 12, 32
+DISTINCT, REAL_KNOWN, MINI_KNOWN = 4, 16, 32
 """Maps in the cache, and maps that codecs are calibrated on."""
 
 
@@ -77,7 +78,7 @@ def _mini(ask: Ask) -> Case:
         teacher = RandomTeacher(name, "cpu")
         rows = [teacher.maps(jpeg) for jpeg in (*known, *shown)]
         maps[name] = [torch.cat(level) for level in zip(*rows, strict=True)]
-    steps, blocks = (6, 1) if ask.quick else (20, 6)
+    steps, blocks = (6, 1) if ask.quick else (10, 12)
     fillings = _fillings("mini", 112, maps, len(shown))
     return Case("recipe mini", _said(fillings), "mini", 112, 16, shown, fillings, 0.95, steps, blocks)
 
