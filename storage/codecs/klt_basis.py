@@ -42,7 +42,9 @@ class Basis:
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Channels [B, N, D] -> components [B, N, D]."""
-        mixed = self._mixed(numbers, self.mix)
+        mixed = self._mixed(
+            numbers, None if self.mix is None else torch.linalg.inv(self.mix.T.double()).float()
+        )
         pieces = mixed.split(self.widths, 2)
         return torch.cat([piece @ back for piece, back in zip(pieces, self._inverses, strict=True)], 2)
 

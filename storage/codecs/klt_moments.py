@@ -76,14 +76,14 @@ class GroupMoments:
         """
         covariance = self._covariance(mean, scale)
         if not separable:
-            return Basis([_eigen(covariance)])
+            return Basis([_rounded(_eigen(covariance))])
         levels, width = len(self.widths), self.widths[0]
         if len(set(self.widths)) > 1 or levels == 1:
-            return Basis([_eigen(block) for block in _diagonal(covariance, self.widths)])
+            return Basis([_rounded(_eigen(block)) for block in _diagonal(covariance, self.widths)])
         cells = covariance.view(levels, width, levels, width)
-        mix = _eigen(torch.einsum("icjc->ij", cells)).double()
+        mix = _eigen(torch.einsum("icjc->ij", cells))
         mixed = torch.einsum("mi,icjd,mj->mcd", mix, cells, mix)
-        return Basis([_eigen(block) for block in mixed], mix.float())
+        return Basis([_rounded(_eigen(block)) for block in mixed], mix.float())
 
     def _covariance(self, mean: Tensor, scale: Tensor) -> Tensor:
         """Second moments of z-scores, fp64 [D, D]."""
@@ -102,7 +102,12 @@ def _diagonal(matrix: Tensor, widths: Sequence[int]) -> list[Tensor]:
 
 
 def _eigen(covariance: Tensor) -> Tensor:
-    """Eigenvectors as rows by falling eigenvalue, float32 of bf16's precision; largest entries positive."""
+    """Eigenvectors as rows by falling eigenvalue, fp64; their largest entries are positive."""
     vectors: Tensor = torch.linalg.eigh((covariance + covariance.T) / 2)[1].T.flip(0)
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    return (vectors * largest.sign()).bfloat16().float()
+    return vectors * largest.sign()
+
+
+def _rounded(rows: Tensor) -> Tensor:
+    """As bf16 can hold them, in float32."""
+    return rows.bfloat16().float()
