@@ -6,14 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from jobs.config import Recipe
-from jobs.extract import missing_units
-from jobs.register import register
+from jobs.extract import fill
 from jobs.work import open_work
 from jobs.workers import stored_grid
 from pipeline.queue import Queue
 from pipeline.worker import ExtractionJob, ExtractionWorker
 from storage.cache import Cache
-from storage.layout import Column
 
 
 class HereEngine:
@@ -48,10 +46,23 @@ class HereEngine:
             queue.done("here", shard)
 
 
-def extract_here(recipe: Recipe, url: str, *, append: bool = False) -> Cache:
+def extract_here(
+    recipe: Recipe,
+    url: str,
+    *,
+    append: bool = False,
+    replace: bool = False,
+    worker: Callable[[ExtractionJob], Any] = ExtractionWorker,
+) -> Cache:
     """A complete cache."""
     work = open_work(recipe, url, append=append)
-    job = ExtractionJob(
+    fill(HereEngine(worker(job_of(recipe, url))), recipe, work, replace=replace)
+    return Cache.open(url)
+
+
+def job_of(recipe: Recipe, url: str) -> ExtractionJob:
+    """What a worker of this process is made from."""
+    return ExtractionJob(
         cache=url,
         source=recipe.source,
         views=recipe.views,
@@ -62,11 +73,3 @@ def extract_here(recipe: Recipe, url: str, *, append: bool = False) -> Cache:
         threads=1,
         grid=stored_grid(recipe),
     )
-    engine = HereEngine(ExtractionWorker(job))
-    columns = register(engine, recipe, work).columns
-    engine.prepare("use", columns)
-    missing = missing_units(work.cache, columns)
-    engine.run(Queue(missing), lambda shard: (work.entries(shard), missing[shard]), on_result=lambda _: None)
-    for column in (Column.images(), *columns.values()):
-        work.cache.compact(column)
-    return Cache.open(url)
