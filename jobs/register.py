@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,17 +45,23 @@ def register(engine: Any, recipe: Recipe, work: Any) -> Registered:
     }
     known = set(cache.columns())
     new = tuple(name for name, found in fingerprints.items() if Column.features(name, found) not in known)
-    stats: dict[str, Any] = {}
     tokens: dict[str, int] = {}
     shares: dict[int, Any] = {}
+    merged: Any = None
     if new:
         budgets = decode_budgets_of(recipe, described)
         shares = commit_calibration_images(engine, recipe, work)
         merged = calibrate(engine, recipe, cache, shares, {name: budgets[name] for name in new})
-        for name in new:
-            tokens[name], stats[name] = merged.tokens(name), merged.finish(name)
+
+    def finish(name: str) -> Any:
+        start, tokens[name] = time.monotonic(), merged.tokens(name)
+        stats = merged.finish(name)
+        log.info("%s: codec found in %.0f s", name, time.monotonic() - start)
+        return stats
+
+    # one after the other: a run that is ended here keeps the columns that were found
     columns = {
-        name: cache.register(name, it.identity, codec, it.shapes, partial(stats.__getitem__, name), libraries)
+        name: cache.register(name, it.identity, codec, it.shapes, partial(finish, name), libraries)
         for name, it in described.items()
     }
     return Registered(columns, new, tuple(shares), sum(share.samples for share in shares.values()), tokens)
