@@ -13,7 +13,7 @@ class Basis:
     """An orthonormal basis of the D numbers of a group: blocks on the diagonal after a mix over levels.
 
     `mix` [M, M] turns levels into mixed levels (None: they stay as they are); `blocks` hold components as
-    rows. They are kept as bf16 can hold them, so that a product in bf16 uses the very same numbers; `forward`
+    rows. Blocks are kept as bf16 holds them, so that a product in bf16 uses the very same numbers; `forward`
     inverts them exactly, lest what rounding took from their orthogonality leak between levels.
     """
 
@@ -42,9 +42,7 @@ class Basis:
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Channels [B, N, D] -> components [B, N, D]."""
-        mixed = self._mixed(
-            numbers, None if self.mix is None else torch.linalg.inv(self.mix.T.double()).float()
-        )
+        mixed = self._mixed(numbers, self.mix)
         pieces = mixed.split(self.widths, 2)
         return torch.cat([piece @ back for piece, back in zip(pieces, self._inverses, strict=True)], 2)
 

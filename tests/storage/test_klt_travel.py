@@ -64,7 +64,8 @@ def test_a_batch_decodes_as_its_rows_do(codec: Codec, maps: Maps) -> None:
     for number, row in enumerate(rows):
         alone = codec.decode([row], "cpu")
         for one, many in zip(alone, together, strict=True):
-            torch.testing.assert_close(one[0], many[number + (number > 0)], rtol=1e-4, atol=1e-4)
+            row_of_many = many[number + (number > 0)]
+            torch.testing.assert_close(one[0], row_of_many, rtol=1e-3, atol=1e-6 * one.abs().max().item())
     assert not any(level[1].any() for level in together)
 
 
