@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse
@@ -59,6 +60,7 @@ def repair(recipe: Recipe, options: RepairOptions, workers: Any) -> int:
         IncompleteError: something is not sound at the end; says what, and why.
         ValueError: images are damaged and their source is not named, or a document cannot be mended.
     """
+    from jobs.remake import remake
     from jobs.repair_documents import mend_documents
     from jobs.tally import Tally
     from jobs.verify import tell
@@ -78,7 +80,7 @@ def repair(recipe: Recipe, options: RepairOptions, workers: Any) -> int:
         return 0
     refuse_what_is_unclear(report)
     cache, damage = Cache.open(options.cache), Damage.of(report.problems)
-    say(damage.told(), options)
+    say(told(damage), options)
     if not options.dry_run:
         # compactions hold nothing of their own, and are read before commits
         damage.of_files().take_out(cache)
@@ -88,12 +90,18 @@ def repair(recipe: Recipe, options: RepairOptions, workers: Any) -> int:
         for column, shards in lacking.items():
             log.info("would make %d shards of %s", len(shards), column)
         return 1
-    damage.take_out(cache)
+    damage.take_out_shards(cache)
     before = shards_of(options.cache)
-    unfit = remake(recipe, options.cache, damage, photos=photos, workers=workers)
+    unfit = remake(recipe, options.cache, damage.columns, photos=photos, workers=workers)
     restore_derived(Cache.open(options.cache))
     verify_again(options.cache, shards_of(options.cache) - before, unfit)
     return 0
+
+
+def told(damage: Damage) -> list[str]:
+    """A phrase for each thing that goes or is written anew."""
+    anew = (f"calibrated again {column}: its codec cannot be read" for column in damage.columns)
+    return [*anew, *replace(damage, columns=()).told()]
 
 
 def say(phrases: Sequence[str], options: RepairOptions) -> None:
@@ -143,10 +151,8 @@ def to_make(cache: Cache, report: VerifyReport, damage: Damage) -> dict[Column, 
             found.setdefault(problem.column, set()).add(problem.shard)
     for column, shard in damage.shards:
         found.setdefault(column, set()).add(shard)
-    for column in {*cache.every_feature_column(), *damage.columns}:
+    for column in cache.every_feature_column():
         found.setdefault(column, set()).update(found[Column.images()])
-        if column in damage.columns:
-            found[column] = {shard.index for shard in cache.shards()}
     return {column: shards for column, shards in found.items() if shards}
 
 
@@ -156,76 +162,6 @@ def shards_of(url: str) -> set[tuple[Column, int]]:
 
     cache = Cache.open(url)
     return {(column, shard) for column in cache.columns() for shard in cache.committed(column)}
-
-
-def remake(recipe: Recipe, url: str, damage: Damage, *, photos: Any, workers: Any) -> list[str]:
-    """Extract what is missing once the damage is out; a sentence for each column that is left."""
-    from jobs.extract import fill
-    from jobs.register import execute
-    from storage.cache import Cache
-
-    cache = Cache.open(url)
-    teachers, unfit = remakeable(recipe, cache, damage)
-    images = cache.missing(Column.images())
-    if not teachers and not images:
-        return unfit
-    # one view: what a cache lacks of more views is no damage
-    ask: dict[str, Any] = {"views": recipe.views.model_copy(update={"count": 1})}
-    names = tuple(teachers or recipe.committee.teachers[:1])
-    ask["committee"] = recipe.committee.model_copy(update={"teachers": names})
-    asked, work = recipe.model_copy(update=ask), Work(cache, photos)
-    with workers(asked) as engine:
-        if teachers:
-            fill(engine, asked, work, command="repair")
-        else:
-            units = {shard: (work.entries(shard),) for shard in images}
-            execute(engine, asked, cache, units, method="images")
-            cache.compact(Column.images())
-    return unfit
-
-
-def remakeable(recipe: Recipe, cache: Cache, damage: Damage) -> tuple[list[str], list[str]]:
-    """Teachers with a column that lacks something and that the recipe makes; why others cannot be made.
-
-    Where a column is calibrated again, with all that the recipe makes: they share the budget of decoding.
-    """
-    fitting, lacking, unfit = set(), set(), []
-    for column in damage.columns:
-        fitting.add(column.teacher)
-        lacking.add(column.teacher)
-        if column.teacher not in recipe.committee.teachers:
-            unfit.append(f"{column} was dropped, and the recipe does not name its teacher")
-    for column in cache.columns():
-        if column.is_images:
-            continue
-        why, missing = misfit_of(recipe, cache, column), cache.missing(column)
-        if why is None:
-            fitting.add(column.teacher)
-        if missing and why:
-            unfit.append(f"{column} lacks {len(missing)} shards: {why}")
-        elif missing:
-            lacking.add(column.teacher)
-    wanted = fitting if damage.columns else lacking
-    return [name for name in recipe.committee.teachers if name in wanted], unfit
-
-
-def misfit_of(recipe: Recipe, cache: Cache, column: Column) -> str | None:
-    """Why an extraction with the recipe would not make this column; None where it would."""
-    from jobs.cache_columns import misfit
-
-    doc = cache.teacher_doc(column)
-    if "recoded_from" in doc["identity"]:
-        return "it was recoded, run the same `recode` again"
-    if column.teacher not in recipe.committee.teachers:
-        return "the recipe does not name its teacher"
-    if what := misfit(doc["identity"], str(column.teacher), recipe):
-        return f"it has {what}"
-    asked = recipe.cache.codec.model_dump(mode="json")
-    differing = [key for key in {**asked, **doc["codec"]} if asked.get(key) != doc["codec"].get(key)]
-    if differing:
-        key = "name" if "name" in differing else sorted(differing)[0]
-        return f"it has codec.{key} {doc['codec'].get(key)}, the recipe asks {asked.get(key)}"
-    return None
 
 
 def verify_again(url: str, made: set[tuple[Column, int]], unfit: Sequence[str]) -> None:

@@ -117,7 +117,9 @@ def remedy(kinds: set[str], discarded: bool) -> str:
         return "every byte is what was written; if other hardware made them, --tolerance allows for more"
     if "unplaced" in kinds:
         return "a segment's document is lost; `repair` with the recipe and its source writes it again"
-    return "now extract again" if discarded else "discard the damage with --discard, then extract again"
+    if discarded:
+        return "now extract again"
+    return "make it again with `repair`, or discard the damage with --discard, then extract again"
 
 
 def tell(url: str, report: VerifyReport) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from storage import layout
 from storage.audit import Problem
 from storage.cache import Cache
 from storage.columns import zarr_json
+from storage.config import CodecConfig
+from storage.errors import CorruptObject, MissingData
+from storage.identity import sha256
 from storage.layout import Column
+
+if TYPE_CHECKING:
+    from storage.codecs import Stats
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,7 @@ class Damage:
                 files.add(problem.path)
             elif not column.is_images:
                 columns.add(column)
-        kept = {(column, shard) for column, shard in shards if column not in columns}
-        return Damage(tuple(sorted(files)), tuple(sorted(columns)), tuple(sorted(kept)))
+        return Damage(tuple(sorted(files)), tuple(sorted(columns)), tuple(sorted(shards)))
 
     @property
     def images(self) -> list[int]:
@@ -67,12 +73,48 @@ class Damage:
 
     def take_out(self, cache: Cache) -> None:
         """Delete it all. Nothing may write to the cache meanwhile."""
-        for path in self.files:
-            cache.store.delete(path)
+        self.take_out_shards(cache)
         for column in self.columns:
             cache.drop(column)
+
+    def take_out_shards(self, cache: Cache) -> None:
+        """Delete all but the columns, whose codecs may be calibrated again."""
+        for path in self.files:
+            cache.store.delete(path)
         for column, shard in self.shards:
             cache.discard(column, shard)
+
+
+def restore_registration(
+    cache: Cache,
+    column: Column,
+    stats: Stats,
+    *,
+    identity: Mapping[str, Any],
+    codec: CodecConfig,
+    shapes: Sequence[Sequence[int]],
+    libraries: Mapping[str, str],
+) -> bool:
+    """Write a column's damaged codec.safetensors or teacher.json again; False where that cannot be trusted.
+
+    `stats` are those of a new calibration. They are the old ones when they have the digest in teacher.json;
+    or, where it is teacher.json that is damaged, when codec.safetensors has these very bytes.
+    """
+    from storage.codecs import save_stats
+
+    tensors, paths = save_stats(stats), (layout.codec_path(column), layout.teacher_path(column))
+    try:
+        wanted = cache.teacher_doc(column)["codec_sha256"]
+    except (CorruptObject, MissingData):
+        if not cache.store.exists(paths[0]) or cache.store.read(paths[0]) != tensors:
+            return False
+        cache.store.delete(paths[1])
+        cache.register(str(column.teacher), identity, codec, shapes, lambda: stats, libraries)
+        return True
+    if sha256(tensors) != wanted:
+        return False
+    cache.store.replace(paths[0], tensors)
+    return True
 
 
 def restore_derived(cache: Cache) -> None:

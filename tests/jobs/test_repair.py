@@ -104,14 +104,32 @@ def damage_teacher(folder: Path) -> None:
     flip(folder / layout.teacher_path(teacher(folder, "mini_dinov2")))
 
 
+def lose_codec(folder: Path) -> None:
+    (folder / layout.codec_path(teacher(folder, "mini_dinov2"))).unlink()
+
+
+def damage_codec_and_record(folder: Path) -> None:
+    damage_record(folder)
+    damage_codec(folder)
+
+
+def damage_codec_and_teacher(folder: Path) -> None:
+    column = teacher(folder, "mini_clip")
+    flip(folder / layout.codec_path(column))
+    flip(folder / layout.teacher_path(column))
+
+
 FEATURES: list[tuple[Callable[[Path], None], int]] = [
     (damage_record, 1),
     (lose_object, 1),
     (damage_commit, 1),
     (never_extracted, 1),
     (damage_compaction, 0),
-    (damage_codec, 6),
-    (damage_teacher, 6),
+    (damage_codec, 0),
+    (damage_teacher, 0),
+    (lose_codec, 0),
+    (damage_codec_and_record, 1),
+    (damage_codec_and_teacher, 6),
 ]
 
 
@@ -172,10 +190,10 @@ def test_a_dry_run_tells_and_writes_nothing(
     assert run(recipe(photos), copy, dry_run=True) == 1
     assert contents(copy) == before and not list(copy.glob("logs/repair-*"))
     said = caplog.text
-    assert f"to be dropped the column {teacher(copy, 'mini_clip')}" in said
+    assert f"to be calibrated again {teacher(copy, 'mini_clip')}" in said
     assert "to be discarded shard 000000 of images and of every column" in said
     assert "would make 1 shards of images" in said
-    assert f"would make 6 shards of {teacher(copy, 'mini_clip')}" in said
+    assert f"would make 1 shards of {teacher(copy, 'mini_clip')}" in said
     assert f"would make 1 shards of {teacher(copy, 'mini_dinov2')}" in said
     flip(copy / "cache.json")
     assert run(recipe(photos), copy, dry_run=True) == 1
@@ -259,6 +277,20 @@ def test_what_the_recipe_does_not_make_is_said(copy: Path, whole: Path) -> None:
     codec = {"name": "int8", "calibration_images": 6}
     with pytest.raises(IncompleteError, match=r"codec\.name klt, the recipe asks int8"):
         run(Recipe.model_validate(plain | {"cache": plain["cache"] | {"codec": codec}}), copy)
+    assert run(recipe(""), copy) == 0 and contents(copy) == contents(whole)
+
+
+def test_a_codec_that_the_recipe_does_not_make_is_left(copy: Path, whole: Path) -> None:
+    damage_codec(copy)
+    before, plain = contents(copy), recipe("").model_dump()
+    codec = {"name": "int8", "calibration_images": 6}
+    other = Recipe.model_validate(plain | {"cache": plain["cache"] | {"codec": codec}})
+    with pytest.raises(IncompleteError, match="cannot be decoded, and the recipe makes another one"):
+        run(other, copy)
+    fewer = plain["committee"] | {"teachers": ("mini_dinov2",)}
+    with pytest.raises(IncompleteError, match="cannot be decoded, and the recipe does not name its teacher"):
+        run(Recipe.model_validate(plain | {"committee": fewer}), copy)
+    assert contents(copy) == before
     assert run(recipe(""), copy) == 0 and contents(copy) == contents(whole)
 
 
