@@ -12,6 +12,7 @@ from pydantic import Field
 from jobs.cli import parse
 from jobs.device import Device
 from jobs.errors import IncompleteError
+from jobs.paths import place
 from jobs.tally import Tally
 from storage.config import Frozen
 
@@ -78,8 +79,10 @@ def teachers_against(cache: Any, options: VerifyOptions) -> list[Problem]:
     from jobs.device import pick_device
     from jobs.verify_teachers import Ask, compare
 
-    device = pick_device(options.device)
-    ask = Ask(options.samples, options.seed, options.weights, options.tolerance, device)
+    device, weights = pick_device(options.device), options.weights
+    if weights != "pretrained" and not weights.startswith("random:"):
+        weights = place(weights)
+    ask = Ask(options.samples, options.seed, weights, options.tolerance, device)
     checks, problems = compare(cache, ask)
     for check in checks:
         log.info(

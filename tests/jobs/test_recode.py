@@ -76,7 +76,7 @@ def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return extract_here(recipe(photos), str(tmp_path_factory.mktemp("source") / "c"))
 
 
-@pytest.mark.parametrize("codec", [F16, INT8])
+@pytest.mark.parametrize("codec", [F16, INT8, KLT])
 def test_another_container_holds_the_same_records(photos: Path, tmp_path: Path, codec: dict) -> None:
     extract_here(recipe(photos, codec), str(tmp_path / "a"))
     there, said = recode(recipe(photos, codec, container="zarr"), str(tmp_path / "a"), str(tmp_path / "z"))
@@ -97,7 +97,7 @@ def test_another_container_holds_the_same_records(photos: Path, tmp_path: Path, 
         assert len(set(tensors)) == 1
         array = zarr.open_array(str(tmp_path / "z" / column.path), mode="r")
         (record,) = first.read_records(mine, 0, [1])
-        assert record is None or (array[1] == first.codec(mine).unpack(record)).all()
+        assert record is None or (array[1] == first.codec(mine).codes(record)).all()
     for folder in ("images", "samples", "commits/images", "segments"):
         mine = {path: data for path, data in files(first).items() if path.startswith(folder + "/")}
         assert mine == {path: data for path, data in files(there).items() if path.startswith(folder + "/")}
@@ -265,6 +265,25 @@ def test_an_unfinished_or_ambiguous_source_is_refused(photos: Path, tmp_path: Pa
     tell_replacements(cache, {"mini_clip": column})
     with pytest.raises(AmbiguousColumn, match="is about to replace"):
         open_recoding(recipe(photos), cache.url, str(tmp_path / "d"))
+
+
+def test_a_lower_fidelity_of_klt_and_the_way_to_plain_numbers(photos: Path, tmp_path: Path) -> None:
+    first = extract_here(recipe(photos, KLT | {"fidelity": 0.999}), str(tmp_path / "a"))
+    lower, _ = recode(recipe(photos, KLT), first.url, str(tmp_path / "b"))
+    plain, _ = recode(recipe(photos, F16), lower.url, str(tmp_path / "c"))
+    assert verify(lower).ok and verify(plain).ok
+    for name, column in columns_of(lower).items():
+        sizes = [
+            sum(c.stats["bytes"] for c in of.committed(columns_of(of)[name]).values())
+            for of in (first, lower)
+        ]
+        assert sizes[1] < sizes[0]
+        assert min(lv.min for c in lower.committed(column).values() for lv in c.fidelity) >= 0.99
+        for one, two in zip(
+            decoded(lower, column, 0), decoded(plain, columns_of(plain)[name], 0), strict=True
+        ):
+            torch.testing.assert_close(one, two, rtol=2e-3, atol=2e-3)
+        assert 0.98 < lowest_fidelity(plain, columns_of(plain)[name]) < 0.999
 
 
 def test_a_target_of_another_cache_is_refused(photos: Path, source: Cache, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from storage.errors import CacheError
 from storage.identity import sample_key
 from storage.layout import Column
 from storage.manifest import SampleRow
+from storage.stream import make_order
 
 
 def add_photos(folder: Path, names: str) -> Path:
@@ -157,6 +158,21 @@ def test_views_of_appended_images_are_those_of_the_others(tmp_path: Path) -> Non
     work = extract(first, tmp_path / "c", views=3)
     assert work.waiting(2) == [] and "has 2 of 3 views; run again" in work.waiting(3)[0]
     assert extract(more, tmp_path / "c", views=3).waiting(3) == []
+
+
+def test_batches_run_over_all_sources_of_a_cache(tmp_path: Path) -> None:
+    first, more = add_photos(tmp_path / "a", "abcde"), add_photos(tmp_path / "b", "xyz")
+    extract(first, tmp_path / "c")
+    extract(more, tmp_path / "c", append=True)
+    order = make_order(Cache.open(str(tmp_path / "c")), seed=0, global_batch=8, window=2)
+    assert order.samples == 8 and order.views == 2
+    for step in range(4):
+        assert sorted(order.batch(step)[:, 0]) == list(range(8)), "every sample of both sources, once a pass"
+    extract(first, tmp_path / "c", views=3)
+    cache = Cache.open(str(tmp_path / "c"))
+    with pytest.raises(ValueError, match=r"view 2 has 5 samples.*the order 8"):
+        make_order(cache, seed=0, global_batch=8, window=2)
+    assert make_order(cache, seed=0, global_batch=8, window=2, views=2).samples == 8
 
 
 def test_a_source_that_is_not_named_is_said_to_be_missing(tmp_path: Path) -> None:
