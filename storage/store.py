@@ -18,12 +18,14 @@ Range = tuple[int, int]
 
 
 _BLOCK_BYTES = 16 << 20
-# s3fs asks five times, and each time botocore asks three: a server that is gone is given up in minutes
+# botocore tries a request four times, waiting this many seconds each time; s3fs tries again what it gave up, in
+# two loops, one within the other: after 36 tries, nine minutes, a server that is silent is given up
 _S3_PATIENCE = {
     "connect_timeout": 5,
     "read_timeout": 15,
-    "retries": {"mode": "standard", "total_max_attempts": 3},
+    "retries": {"mode": "standard", "total_max_attempts": 4},
 }
+_S3FS_TRIES = 3
 
 
 class Store(Protocol):
@@ -96,6 +98,8 @@ class RemoteStore:
         # a listing cache would hide what other hosts commit
         self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **_patience(url))
         self._root = root.rstrip("/")
+        if _is_s3(url):
+            self._fs.retries = _S3FS_TRIES
 
     def _path(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
@@ -120,6 +124,8 @@ class RemoteStore:
             try:
                 # by keyword: what stands second differs between file systems, on S3 it is a version
                 return bytes(self._fs.cat_file(self._path(path), start=offset, end=offset + size))
+            except (TimeoutError, ConnectionError):
+                raise
             except OSError:
                 # services refuse a range that begins at the end of the object
                 if offset >= self.size(path):
@@ -172,10 +178,14 @@ class RemoteStore:
 
 def _patience(url: str) -> dict[str, Any]:
     """Options that bound how long S3 is waited for, unless the user's fsspec settings say otherwise."""
-    protocol = url.partition("://")[0]
-    if protocol not in ("s3", "s3a"):
+    if not _is_s3(url):
         return {}
-    return {"config_kwargs": _S3_PATIENCE | fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})}
+    asked = fsspec.config.conf.get(url.partition("://")[0], {}).get("config_kwargs", {})
+    return {"config_kwargs": _S3_PATIENCE | asked}
+
+
+def _is_s3(url: str) -> bool:
+    return url.startswith(("s3://", "s3a://"))
 
 
 def _whole(data: Data) -> bytes:

@@ -126,13 +126,13 @@ class Stream:
 
     def close(self) -> None:
         """Stop the threads and drop what they read ahead; harmless when closed already."""
+        while self._pending:
+            self._pending.popleft().cancel()
         pool, self._pool = self._pool, None
         if pool is not None:
             # the collector may find a forgotten stream in one of its threads, which cannot wait for itself
             forgotten = threading.current_thread().name.startswith(_THREADS)
             pool.shutdown(wait=not forgotten, cancel_futures=True)
-        while self._pending:
-            self._pending.popleft().cancel()
 
     def _walk(self) -> Iterator[Batch]:
         try:
@@ -170,6 +170,8 @@ class Stream:
     ) -> None:
         with _failing(whole):
             for part in share:
+                if whole.done():  # failed elsewhere, or nobody waits any more
+                    return
                 self._gatherer.fill(rows, part)
             if left.was_last():
                 self._require_samples(step, rows)
