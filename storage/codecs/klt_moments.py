@@ -13,6 +13,8 @@ from storage.codecs.klt_basis import Basis
 
 # tokens whose products are taken at once
 _PENDING = 1024
+# a z-score varies by 1; what varies by less than this is the rounding of a constant
+_CONSTANT = 1e-6
 
 
 class GroupMoments:
@@ -102,10 +104,19 @@ def _diagonal(matrix: Tensor, widths: Sequence[int]) -> list[Tensor]:
 
 
 def _eigen(covariance: Tensor) -> Tensor:
-    """Eigenvectors as rows by falling eigenvalue, fp64; their largest entries are positive."""
-    vectors: Tensor = torch.linalg.eigh((covariance + covariance.T) / 2)[1].T.flip(0)
-    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    return vectors * largest.sign()
+    """Eigenvectors as rows by falling eigenvalue, fp64; their largest entries are positive.
+
+    What never varies comes last, each by itself: nothing of the others' rounding may reach a constant level.
+    """
+    live = (covariance.diagonal() > _CONSTANT).nonzero()[:, 0]
+    still = (covariance.diagonal() <= _CONSTANT).nonzero()[:, 0]
+    some = covariance[live][:, live]
+    vectors = torch.linalg.eigh((some + some.T) / 2)[1].T.flip(0)
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)) if len(live) else vectors
+    rows = torch.zeros_like(covariance)
+    rows[: len(live), live] = vectors * largest.sign()
+    rows[torch.arange(len(live), len(rows)), still] = 1
+    return rows
 
 
 def _rounded(rows: Tensor) -> Tensor:
