@@ -18,8 +18,8 @@ Range = tuple[int, int]
 
 
 _BLOCK_BYTES = 16 << 20
-# botocore tries a request four times, waiting this many seconds each time; s3fs tries again what it gave up, in
-# two loops, one within the other: after 36 tries, nine minutes, a server that is silent is given up
+# botocore tries a request four times, waiting this many seconds each time; s3fs tries again what it gave up,
+# in two loops, one within the other: after 36 tries, nine minutes, a server that is silent is given up
 _S3_PATIENCE = {
     "connect_timeout": 5,
     "read_timeout": 15,
