@@ -110,6 +110,16 @@ def test_settings_that_this_version_has_not_are_one_line(photos: Path, tmp_path:
         compare(Cache.open(cache.url), ask())
 
 
+def test_a_damaged_cache_is_not_compared(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = extract_here(recipe(photos), str(tmp_path / "c"))
+    column = next(column for column in cache.columns() if column.teacher == "mini_clip")
+    (Path(cache.url) / cache.committed(column)[0].records.name).write_bytes(b"damaged")
+    assert main(["verify", cache.url, "--depth", "teachers"]) == 1
+    assert "the teachers are not run" in capsys.readouterr().err
+
+
 def test_the_draw_is_seeded_sound_and_spread(caches: dict[str, Cache]) -> None:
     cache = caches["f16"]
     some = draw(cache, 6, 0)
