@@ -87,7 +87,9 @@ def calibrate_shard(
     """
     committee, size, left = runner.committee, cache.invariants.views.size, portion.samples
     partial = {
-        name: make_calibrator(codec, committee.shapes(name, size, size), budget_gmac=budget)
+        name: make_calibrator(
+            codec, committee.shapes(name, size, size), budget_gmac=budget, first=portion.first
+        )
         for name, budget in budgets.items()
     }
     for present, pixels in runner.batches(cache, shard):

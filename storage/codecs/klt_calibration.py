@@ -27,7 +27,7 @@ from storage.config import CodecConfig
 
 _log = logging.getLogger(__name__)
 
-# of the first images of a shard, each fourth is kept whole, up to so many of a shard and in all
+# each fourth image is kept whole, up to so many of a shard and in all
 _WHOLE_EVERY, _WHOLE_OF_SHARD, _WHOLE_MOST = 4, 16, 32
 _WHOLE_BYTES = 512 << 20
 _ENOUGH = 100
@@ -52,10 +52,18 @@ def estimate_of(stats: Stats) -> Estimated | None:
 
 
 class KltCalibrator:
-    """Mean and scale, bases, ring variances and zones; sums are fp64 and the result deterministic."""
+    """Mean and scale, bases, ring variances and zones; sums are fp64 and the result deterministic.
+
+    `first`: images of the shards before this one; with it, which images are kept whole and which tokens are
+    taken does not depend on how the images are cut into shards.
+    """
 
     def __init__(
-        self, config: CodecConfig, shapes: Sequence[LevelShape], budget_gmac: float | None = None
+        self,
+        config: CodecConfig,
+        shapes: Sequence[LevelShape],
+        budget_gmac: float | None = None,
+        first: int = 0,
     ) -> None:
         self._config, self._shapes = config, tuple(LevelShape(*shape) for shape in shapes)
         self._budget_gmac, self._numbers = budget_gmac, group_levels(self._shapes)
@@ -64,7 +72,7 @@ class KltCalibrator:
             for levels in self._numbers
         ]
         self._levels = Calibrator(self._shapes)
-        self._seen, self._shards = 0, 1
+        self._first, self._seen, self._shards = first, 0, 1
         self._whole: list[tuple[int, list[Tensor]]] = []
         size = 4 * sum(shape.values for shape in self._shapes)
         self._room = min(_WHOLE_MOST, max(2, _WHOLE_BYTES // size))
@@ -83,10 +91,11 @@ class KltCalibrator:
             # one by one: a sum must not depend on batches
             self._levels.update([level[row : row + 1] for level in usable])
             maps = [level[row] for level in tokens]
-            if self._seen % _WHOLE_EVERY == 1 and len(self._whole) < room:
-                self._whole.append((self._seen, [level.cpu() for level in maps]))
+            ordinal = self._first + self._seen
+            if ordinal % _WHOLE_EVERY == 1 and len(self._whole) < room:
+                self._whole.append((ordinal, [level.cpu() for level in maps]))
             else:
-                self._add(maps, self._seen)
+                self._add(maps, ordinal)
             self._seen += 1
 
     @property
@@ -124,10 +133,10 @@ class KltCalibrator:
         One warning when the tokens are few, and one when nothing fits the budget. Raises ValueError with
         fewer than two sound images: one for the basis, one for its variances.
         """
-        if self._seen < 2:
+        if self._seen < 2 or not self._whole:
             raise ValueError(
-                f"codec klt calibrates on two images at least, {self._seen} could be used; raise "
-                "calibration_images"
+                f"codec klt calibrates on two images at least, one of them held out; {self._seen} could be "
+                f"used, {len(self._whole)} were held out; raise calibration_images"
             )
         self._warn_of_few()
         stats, values = self._levels.finish(), sum(shape.values for shape in self._shapes)

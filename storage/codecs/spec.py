@@ -54,22 +54,27 @@ class AnyCalibrator(Protocol):
         """The codec's tensors. Raises ValueError when too few images were usable."""
 
 
-CALIBRATORS: dict[str, Callable[[CodecConfig, tuple[LevelShape, ...], float | None], AnyCalibrator]] = {
-    "f16": lambda _, shapes, __: Calibrator(shapes),
-    "int8": lambda _, shapes, __: Calibrator(shapes),
+CALIBRATORS: dict[str, Callable[[CodecConfig, tuple[LevelShape, ...], float | None, int], AnyCalibrator]] = {
+    "f16": lambda _, shapes, *__: Calibrator(shapes),
+    "int8": lambda _, shapes, *__: Calibrator(shapes),
     "klt": KltCalibrator,
 }
 
 
 def make_calibrator(
-    config: CodecConfig, shapes: Sequence[Sequence[int]], *, budget_gmac: float | None = None
+    config: CodecConfig,
+    shapes: Sequence[Sequence[int]],
+    *,
+    budget_gmac: float | None = None,
+    first: int = 0,
 ) -> AnyCalibrator:
     """The calibrator whose `finish` gives `make_codec` its `stats`.
 
     `budget_gmac`: multiply-adds, 1e9, that decoding one sample may take on average (None: no limit); klt
-    alone takes any.
+    alone takes any. `first`: images that the calibrators of the shards before this one are given.
     """
-    return CALIBRATORS[config.name](config, tuple(LevelShape(*shape) for shape in shapes), budget_gmac)
+    levels = tuple(LevelShape(*shape) for shape in shapes)
+    return CALIBRATORS[config.name](config, levels, budget_gmac, first)
 
 
 def make_codec(config: CodecConfig, shapes: Sequence[Sequence[int]], stats: Stats) -> Codec:

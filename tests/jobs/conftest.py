@@ -43,12 +43,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_recipe(photos: Path) -> Recipe:
-    """The mini recipe, smaller still, over `photos`."""
+    """The mini recipe, smaller still and with exact codes, over `photos`."""
     recipe = load_recipe("mini").model_dump()
     recipe["source"]["path"] = str(photos)
     recipe["views"] |= {"size": 64}
     recipe["cache"] |= {"samples_per_shard": 4}
-    recipe["cache"]["codec"] |= {"calibration_images": 6}
+    recipe["cache"]["codec"] = {"name": "f16", "calibration_images": 6}
     recipe["extract"] |= {"batch_size": 4}
     return Recipe.model_validate(recipe)
 

@@ -29,7 +29,7 @@ def asked(mini: Recipe) -> Recipe:
     recipe = mini.model_dump()
     recipe["committee"]["teachers"] = TEACHERS
     recipe["cache"] |= {"samples_per_shard": 3}
-    recipe["cache"]["codec"] |= {"name": "klt", "lossless": "auto", "level": 0, "calibration_images": 9}
+    recipe["cache"]["codec"] = {"name": "klt", "calibration_images": 9}
     recipe["extract"]["actors"] = 1
     return Recipe.model_validate(recipe)
 
