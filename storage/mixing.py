@@ -1,4 +1,4 @@
-"""How well do an order's batches mix what a source keeps sorted? Distinct classes per batch, and by chance."""
+"""How well do batches mix what a source keeps sorted? Distinct classes per batch, counted and by chance."""
 
 from __future__ import annotations
 

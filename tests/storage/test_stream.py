@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from storage.cache import Cache
 from storage.codecs import Calibrator, LevelShape
@@ -158,6 +160,29 @@ def test_resuming_at_any_step_gives_the_remaining_batches(world):
     for first in range(12):
         with world.stream(first, 12 - first, threads=1 + first % 4) as stream:
             assert all(same(a, b) for a, b in zip(whole[first:], stream, strict=True))
+
+
+@given(
+    first=st.integers(0, 40),
+    steps=st.integers(1, 5),
+    ranks=st.integers(1, 6),
+    threads=st.integers(1, 5),
+    batch=st.integers(6, 23),
+    window=st.integers(1, 4),
+)
+@settings(max_examples=25)
+def test_any_ranks_and_threads_resume_anywhere_with_exactly_the_rest(world, **case):
+    order = make_order(world.cache, seed=3, global_batch=case["batch"], window=case["window"])
+    keys: list[list[str]] = [[] for _ in range(case["steps"])]
+    for rank in range(case["ranks"]):
+        how = {"rank": rank, "world": case["ranks"], "order": order, "threads": case["threads"]}
+        with world.stream(case["first"], case["steps"], **how) as stream:
+            batches = list(stream)
+        assert [b.step - case["first"] for b in batches] == list(range(case["steps"])), "equal on every rank"
+        for batch in batches:
+            keys[batch.step - case["first"]] += [key for key in batch.keys if key]
+    for offset, found in enumerate(keys):
+        assert found == [world.key_at(*place) for place in order.batch(case["first"] + offset)]
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 6])
