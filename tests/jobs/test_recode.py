@@ -76,7 +76,7 @@ def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return extract_here(recipe(photos), str(tmp_path_factory.mktemp("source") / "c"))
 
 
-@pytest.mark.parametrize("codec", [F16, INT8, KLT])
+@pytest.mark.parametrize("codec", [F16, pytest.param(INT8, marks=pytest.mark.slow), KLT])
 def test_another_container_holds_the_same_records(photos: Path, tmp_path: Path, codec: dict) -> None:
     extract_here(recipe(photos, codec), str(tmp_path / "a"))
     there, said = recode(recipe(photos, codec, container="zarr"), str(tmp_path / "a"), str(tmp_path / "z"))

@@ -238,7 +238,7 @@ def test_documents_are_never_guessed(copy: Path, photos: Path, tmp_path: Path) -
         run(recipe(photos), tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("lost", [1, 2, 3, 4])
+@pytest.mark.parametrize("lost", [1, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_any_segment_of_a_cache_that_grew_is_written_again(photos: Path, tmp_path: Path, lost: int) -> None:
     """Two sources, one view each, then one more view of both."""
     more = tmp_path / "more"
