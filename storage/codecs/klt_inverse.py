@@ -62,7 +62,8 @@ def invert(space: Space, plane: Tensor, outliers: Outliers, zone: int) -> Tensor
         if basis.mix is not None:
             out.copy_(basis.unmix(out))
     _add_outliers(space, outliers, grid)
-    return _undo_dct(grid.index_select(0, space.place_on(device)), space.height, space.width)
+    grid = grid.index_select(0, space.place_on(device))
+    return _undo_dct(grid, space.height, space.width)
 
 
 def _multiply(piece: Tensor, rows: Tensor, out: Tensor) -> None:

@@ -22,7 +22,7 @@ from storage.codecs.klt_steps import COARSEST, FINEST, REACHES, quantise, step_o
 _MARGIN = 1e-6
 # products of a search, and rungs that a sample may descend when its estimate misled it
 _ROUNDS, _PATIENCE = 3, 32
-# places between two rungs that are not worth another product: each is 0.4% of the bits
+# places between two rungs that are not worth another product: each is about 0.4% of the bits
 _NEAR = 1
 # rings whose frequencies are all looked at by an estimate, and the share of the others
 _ALL_RINGS, _ONE_IN = 3, 8
