@@ -89,7 +89,7 @@ COLUMNS: tuple[tuple[str, Callable[[CodecRow], str]], ...] = (
     ("MB/image", lambda row: _number(row.bytes_per_image / 1e6)),
     ("all views", lambda row: _size(row.terabytes)),
     ("GB/s", lambda row: _number(row.read_gb_per_s)),
-    ("cores/GPU", lambda row: _number(row.cores_per_gpu)),
+    ("cores", lambda row: _number(row.cores_per_gpu)),
     ("GMAC", lambda row: _number(row.decode_gmac)),
     ("of step", lambda row: f"{row.decode_share:.1%}"),
     ("GPU-h/epoch", lambda row: _number(row.epoch_gpu_hours)),
@@ -165,7 +165,8 @@ def _foot(plan: Plan) -> list[str]:
     lines = [
         f"*: the recipe's. GPU-hours at {a.tflops:g} TFLOPS x {a.utilisation:g}; {a.gpus} GPUs, "
         f"{a.cores_per_gpu:g} cores each, together read {a.read_gb_per_s:g} GB/s{network}.",
-        "GMAC as papers count them, +attn with the attention products; of a codec: to decode one image.",
+        "GMAC as papers count them, +attn with the attention products; of a codec: to decode an image. cores: "
+        "per GPU.",
         "limit: what bounds an epoch from the cache; epochs: from how many on the cache pays, over all runs.",
         "bits: exact (before a lossless stage), of --measured, scaled from those, or of a table (hard maps).",
     ]

@@ -268,6 +268,16 @@ def test_tables_are_aligned_name_everything_and_fit_a_terminal(teachers: tuple[s
     assert all(part in text for part in ("klt 0.9925 *", "f16", "int8", "student's grid"))
 
 
+def test_a_measured_plan_of_small_numbers_fits_as_well() -> None:
+    mini = ("mini_dinov2", "mini_clip", "mini_sam")
+    klt = MeasuredColumn(CodecChoice("klt", "pcodec", 0.995), "teacher", 2.28, 0.00123)
+    start = with_codec(
+        replace(asked(mini, StudentSize(96, 4)), images=50, views=ViewConfig(size=112)), name="klt"
+    )
+    text = format_plan(plan(replace(start, measured=dict.fromkeys(mini, [klt]))))
+    assert "measured" in text and "scaled" in text and max(map(len, text.splitlines())) <= 120
+
+
 def test_advice_follows_the_epochs() -> None:
     assert "the cache pays from 12 epochs" in format_plan(plan(asked(LARGE, VIT_L)))
     assert "cheaper below" in format_plan(plan(replace(asked(LARGE, VIT_L), epochs=3)))
