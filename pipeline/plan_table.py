@@ -165,8 +165,8 @@ def _foot(plan: Plan) -> list[str]:
     lines = [
         f"*: the recipe's. GPU-hours at {a.tflops:g} TFLOPS x {a.utilisation:g}; {a.gpus} GPUs, "
         f"{a.cores_per_gpu:g} cores each, together read {a.read_gb_per_s:g} GB/s{network}.",
-        "GMAC as papers count them, +attn with the attention products; of a codec: to decode an image. cores: "
-        "per GPU.",
+        "GMAC as papers count them, +attn with the attention products; of a codec: to decode an image. "
+        "cores: per GPU.",
         "limit: what bounds an epoch from the cache; epochs: from how many on the cache pays, over all runs.",
         "bits: exact (before a lossless stage), of --measured, scaled from those, or of a table (hard maps).",
     ]

@@ -274,7 +274,7 @@ def test_a_measured_plan_of_small_numbers_fits_as_well() -> None:
     start = with_codec(
         replace(asked(mini, StudentSize(96, 4)), images=50, views=ViewConfig(size=112)), name="klt"
     )
-    text = format_plan(plan(replace(start, measured=dict.fromkeys(mini, [klt]))))
+    text = format_plan(plan(replace(start, measured=dict.fromkeys(mini, (klt,)))))
     assert "measured" in text and "scaled" in text and max(map(len, text.splitlines())) <= 120
 
 
