@@ -51,9 +51,15 @@ def processes_of(session: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("how", "code"), [("interrupt", 130), ("terminate", 143), ("error", 1), ("kill", -9)]
-)
+ENDS = [
+    ("interrupt", 130),
+    ("error", 1),
+    pytest.param("terminate", 143, marks=pytest.mark.slow),
+    pytest.param("kill", -9, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("how", "code"), ENDS)
 def test_nothing_is_left(tmp_path: Path, how: str, code: int) -> None:
     CachedTeachers(tmp_path / "cache")
     log = tmp_path / "metrics.jsonl"
