@@ -20,7 +20,6 @@ TASKS = {
     "nyud": ("semseg", "depth", "normals", "edge"),
     "pascal_context": ("semseg", "human_parts", "sal", "normals", "edge"),
 }
-INT8_ZARR = ["--cache.container", "zarr", "--cache.codec.name", "int8"]
 QUICK_STAGE1 = ["--stage1.epochs", "4", "--stage1.warmup-epochs", "1", "--stage1.log-every", "5"]
 QUICK_STAGE2 = ["--stage2.iterations", "10", "--stage2.log-every", "5"]
 
@@ -79,16 +78,17 @@ class Demo:
 
     def _stage1(self) -> list[Step]:
         photos = self.out / "inputs" / "photos"
-        f16, int8 = (f"{self.out / 'caches' / name}" for name in ("f16_wds", "int8_zarr"))
-        source = ["--source.path", f"{photos / 'train'}"]
+        wds, zarr = (f"{self.out / 'caches' / name}" for name in ("klt_wds", "klt_zarr"))
+        extract = ["extract", "mini", "--source.path", f"{photos / 'train'}", "--cache", wds]
         held_out = ["--evaluate.similarity-source", f"{photos / 'val'}"]
-        extract, distill = ["extract", "mini", *source], ["distill", "mini", "--cache", f16, *held_out]
+        distill = ["distill", "mini", "--cache", wds, *held_out]
+        recode = ["recode", "mini", "--cache", wds, "--out", zarr, "--cache.container", "zarr"]
         run = ["--out", f"{self.out / 'distill'}", *(QUICK_STAGE1 if self.quick else [])]
         return [
-            ("run the teachers once: f16 codes in WebDataset shards", [*extract, "--cache", f16]),
-            ("the same as int8 codes in a zarr array", [*extract, "--cache", int8, *INT8_ZARR]),
-            ("check every byte of both", ["verify", f16, int8]),
-            ("look into them", ["inspect", f16, int8, "--out", f"{self.out / 'cache'}"]),
+            ("run the teachers once: klt codes in WebDataset shards", extract),
+            ("the same records in a zarr array, without a teacher", recode),
+            ("check every byte of both", ["verify", wds, zarr]),
+            ("look into them", ["inspect", wds, zarr, "--out", f"{self.out / 'cache'}"]),
             ("stage 1: distil the student from the cache", [*distill, *run]),
         ]
 
