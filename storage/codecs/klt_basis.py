@@ -59,8 +59,9 @@ class Basis:
     def _mixed(self, numbers: Tensor, mix: Tensor | None) -> Tensor:
         if mix is None:
             return numbers
-        levels = numbers.unflatten(2, (len(mix), -1))
-        return torch.einsum("ml,bnlc->bnmc", mix, levels).flatten(2)
+        levels = numbers.reshape(-1, len(mix), numbers.shape[2] // len(mix))
+        # many small products where they are: one large one would turn the levels in memory
+        return torch.bmm(mix.expand(len(levels), *mix.shape), levels).view(numbers.shape)
 
     def shares(self, channels: Sequence[int]) -> Tensor:
         """How much of each component lies in each level: [D, levels], rows sum to 1."""

@@ -1,13 +1,12 @@
-"""How do codes become z-scored tokens on the trainer's device: ring by ring the basis, then the DCT.
+"""How do codes become z-scored tokens on the trainer's device: band by band the basis, then the DCT.
 
-DCT and basis commute, so the basis is inverted first, one product per ring of frequencies and block with just
-the components that the zone holds there, and what no zone holds costs nothing. A code is a small integer and
-the basis is kept as bf16 can hold it: products in bf16 with fp32 sums are as exact as fp32's.
+DCT and basis commute, so the basis is inverted first, one product per band of frequencies and block with just
+the components that the zone holds there, and what no zone holds costs next to nothing. A code is a small
+integer and the basis is kept as bf16 can hold it: products in bf16 with fp32 sums are as exact as fp32's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from storage.codecs.dct import dct_matrix
+from storage.codecs.klt_bands import Band
 from storage.codecs.klt_space import Space
 
 
@@ -29,20 +29,6 @@ class Outliers(NamedTuple):
     """float32 [n]."""
 
 
-@dataclass(frozen=True)
-class _Ring:
-    """The frequencies of one ring, and how many components of each block a zone holds there."""
-
-    first: int
-    end: int
-    components: tuple[int, ...]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Coefficients per block."""
-        return [(self.end - self.first) * count for count in self.components]
-
-
 def invert(space: Space, plane: Tensor, outliers: Outliers, zone: int) -> Tensor:
     """Tokens [N, B, D] fp32, in steps, of the int8 codes `plane` [B, symbols of the zone] and `outliers`.
 
@@ -51,23 +37,23 @@ def invert(space: Space, plane: Tensor, outliers: Outliers, zone: int) -> Tensor
     device = plane.device
     places, plan = space.made_on(f"plan {zone}", device, lambda: _plan(space, zone, device))
     basis, starts = space.basis_on(device), np.cumsum([0, *space.basis.widths])
-    codes, at = plane.index_select(1, places), 0
+    # the column added is the zero of what a band multiplies and the zone does not hold
+    codes, at = torch.nn.functional.pad(plane, (0, 1)).index_select(1, places), 0
     grid = torch.empty(space.tokens, len(plane), space.depth, device=device)
-    for ring in plan:
-        out = grid[ring.first : ring.end]
-        pieces = codes[:, at : at + sum(ring.sizes)].split(ring.sizes, 1)
-        at += sum(ring.sizes)
+    for band in plan:
+        out = grid[band.first : band.end]
+        pieces = codes[:, at : at + sum(band.sizes)].split(band.sizes, 1)
+        at += sum(band.sizes)
         for piece, rows, start in zip(pieces, basis.operands, starts, strict=False):
             _multiply(piece, rows, out[:, :, start : start + len(rows)])
-        if basis.mix is not None:
-            out.copy_(basis.unmix(out))
+    grid = basis.unmix(grid)
     _add_outliers(space, outliers, grid)
     grid = grid.index_select(0, space.place_on(device))
     return _undo_dct(grid, space.height, space.width)
 
 
 def _multiply(piece: Tensor, rows: Tensor, out: Tensor) -> None:
-    """Codes [B, F * k] of one ring and block, frequency-major, by rows [K, d], into `out` [F, B, d]."""
+    """Codes [B, F * k] of one band and block, frequency-major, by rows [K, d], into `out` [F, B, d]."""
     count, batch, width = out.shape
     components = piece.shape[1] // count
     if not components:
@@ -105,16 +91,17 @@ def _undo_dct(grid: Tensor, height: int, width: int) -> Tensor:
     return (dct_matrix(width, grid.device).T @ down.view(height, width, batch * depth)).view(-1, batch, depth)
 
 
-def _plan(space: Space, zone: int, device: torch.device) -> tuple[Tensor, list[_Ring]]:
-    """Where in a row each coefficient stands, ring by ring, block by block, int64; and the rings."""
+def _plan(space: Space, zone: int, device: torch.device) -> tuple[Tensor, list[Band]]:
+    """Where in a row each coefficient stands, band by band, block by block, int64; and the bands.
+
+    One past the symbols of the zone stands for all that it does not hold.
+    """
     symbol = np.empty(space.symbols, np.int64)
     symbol[space.order()] = np.arange(space.symbols)
-    at = symbol.reshape(space.tokens, space.depth)
-    places, found, first = [np.empty(0, np.int64)], [], 0
+    at = np.minimum(symbol, space.symbols_in[zone]).reshape(space.tokens, space.depth)
+    places, found = [np.empty(0, np.int64)], space.bands(zone)
     starts = np.cumsum([0, *space.basis.widths])
-    for end, kept in zip(space.ends, space.kept[zone].T, strict=True):
-        for start, count in zip(starts, kept, strict=False):
-            places.append(at[first:end, start : start + count].ravel())
-        found.append(_Ring(first, end, tuple(int(n) for n in kept)))
-        first = end
+    for band in found:
+        for start, count in zip(starts, band.components, strict=False):
+            places.append(at[band.first : band.end, start : start + count].ravel())
     return torch.from_numpy(np.concatenate(places)).to(device), found

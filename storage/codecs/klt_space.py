@@ -20,6 +20,7 @@ from torch import Tensor
 
 from storage.codecs.base import LevelShape, Stats
 from storage.codecs.dct import dct, inverse_dct, rings
+from storage.codecs.klt_bands import Band, bands_of
 from storage.codecs.klt_basis import Basis
 
 
@@ -62,12 +63,16 @@ class Space:
 
     @property
     def inverse_macs(self) -> list[int]:
-        """Multiply-adds of decoding one sample, per zone."""
+        """Multiply-adds of decoding one sample, per zone: of what it holds, without the zeros of bands."""
         counts, widths = np.bincount(self.ring), np.array(self.basis.widths)
         rest = (self.height + self.width) * self.symbols
         if self.basis.mix is not None:
             rest += len(self.basis.mix) * self.symbols
         return [int((widths @ kept * counts).sum()) + rest for kept in self.kept]
+
+    def bands(self, zone: int) -> list[Band]:
+        """Frequencies that one product per block undoes."""
+        return bands_of(self.ends, self.kept[zone], self.basis.widths)
 
     def frequencies(self, z: Tensor) -> Tensor:
         """z-scored tokens [B, N, D] -> frequencies [B, N, D], ring by ring."""
@@ -96,15 +101,15 @@ class Space:
 
     def undo_basis(self, coefficients: Tensor, zone: int) -> Tensor:
         """Frequencies [B, N, D] of coefficients [B, N, D] that are 0 outside a zone, ring by ring."""
-        basis, first = self.basis_on(coefficients.device), 0
+        basis = self.basis_on(coefficients.device)
         out = torch.zeros_like(coefficients)
         starts = np.cumsum([0, *basis.widths])
-        for end, kept in zip(self.ends, self.kept[zone].T, strict=True):
-            for block, start, count in zip(basis.blocks, starts, kept, strict=False):
+        for band in self.bands(zone):
+            here = slice(band.first, band.end)
+            for block, start, count in zip(basis.blocks, starts, band.components, strict=False):
                 if count:
-                    some = coefficients[:, first:end, start : start + count]
-                    out[:, first:end, start : start + len(block)] = some @ block[:count]
-            first = end
+                    some = coefficients[:, here, start : start + count]
+                    out[:, here, start : start + len(block)] = some @ block[:count]
         return basis.unmix(out)
 
     def mask_on(self, device: torch.device, zone: int) -> Tensor:

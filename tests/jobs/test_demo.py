@@ -112,7 +112,5 @@ def test_the_readmes_way_to_read_without_cutler(first: tuple[Path, str], tmp_pat
     (tmp_path / "runs" / "demo").symlink_to(first[0])
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     values = sum(c * h * w for c, h, w in spec_of("mini_sam").level_shapes(112, 112))
-    check = (
-        f"{code}\nassert 4 < len(record) < {values} and codes.dtype == 'int16' and len(codes) > {values}"
-    )
+    check = f"{code}\nassert 4 < len(record) < {values} and codes.dtype == 'int16' and len(codes) > {values}"
     subprocess.run([sys.executable, "-c", check], cwd=tmp_path, check=True)
