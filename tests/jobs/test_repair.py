@@ -275,7 +275,7 @@ def test_what_the_recipe_does_not_make_is_said(copy: Path, whole: Path) -> None:
         run(other, copy)
     assert {p.column.teacher for p in verify(str(copy)).problems} == {"mini_clip"}, "the other one is whole"
     codec = {"name": "int8", "calibration_images": 6}
-    with pytest.raises(IncompleteError, match=r"codec\.name klt, the recipe asks int8"):
+    with pytest.raises(IncompleteError, match=r"codec\.name f16, the recipe asks int8"):
         run(Recipe.model_validate(plain | {"cache": plain["cache"] | {"codec": codec}}), copy)
     assert run(recipe(""), copy) == 0 and contents(copy) == contents(whole)
 
