@@ -13,7 +13,11 @@ from PIL import Image
 from jobs.cli import load_recipe
 from jobs.config import Recipe
 from jobs.ray_session import QUIET
-from jobs.submit import free_port
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The demo's tests first: it starts a Ray head of its own, and a machine holds one at a time."""
+    items.sort(key=lambda item: item.path.name != "test_demo.py")
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +26,7 @@ def ray_head() -> Iterator[str]:
     os.environ.update(QUIET)
     from ray.cluster_utils import Cluster
 
-    settings = {"num_cpus": 2, "object_store_memory": 200_000_000}
-    # the demo, tested beside this head, starts one of its own whose agent takes the default port
-    settings["dashboard_agent_listen_port"] = free_port()
-    head = Cluster(initialize_head=True, head_node_args=settings)
+    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200_000_000})
     os.environ["RAY_ADDRESS"] = head.address
     yield head.address
     del os.environ["RAY_ADDRESS"]
