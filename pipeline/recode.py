@@ -135,7 +135,7 @@ class RecodeWorker:
             images.rows,
             len(images.quarantined),
             bytes=sum(ref.bytes for commit in new for ref in commit.objects),
-            feature_bytes=sum(commit.records.bytes for commit in features),
+            feature_bytes=sum(int(commit.stats["bytes"]) for commit in features),
             values=sum(int(commit.stats["values"]) for commit in features),
             wall_s=time.perf_counter() - start,
             seconds=timers.seconds,

@@ -71,6 +71,7 @@ class ShardResult:
     bytes: int = 0
     """Written by this execution; images that were there before do not count."""
     feature_bytes: int = 0
+    """Of records, without what a container adds."""
     values: int = 0
     forwards: int = 0
     wall_s: float = 0.0
@@ -157,7 +158,7 @@ class ExtractionWorker:
             images.rows,
             len(images.quarantined),
             bytes=sum(ref.bytes for commit in new for ref in commit.objects),
-            feature_bytes=sum(commit.records.bytes for commit in features),
+            feature_bytes=sum(int(commit.stats["bytes"]) for commit in features),
             values=sum(int(commit.stats["values"]) for commit in features),
             forwards=self._committee.forwards - forwards,
             wall_s=time.perf_counter() - start,
