@@ -93,14 +93,16 @@ class RecodeWorker:
         """What the decoded maps of a shard's first samples say of each teacher in `budgets`.
 
         Args:
-            portion: how many of the samples that are not quarantined.
+            portion: which of the samples that are not quarantined.
             budgets: teacher -> multiply-adds, 1e9, that decoding its maps of one image may cost.
         """
         start, timers = time.perf_counter(), Timers()
         partial = {}
         for name, budget in budgets.items():
             shapes = self._job.described[name].shapes
-            partial[name] = make_calibrator(self._job.codec, shapes, budget_gmac=budget)
+            partial[name] = make_calibrator(
+                self._job.codec, shapes, budget_gmac=budget, first=portion.first
+            )
             left = portion.samples
             for sound, held, levels in self._batches(name, shard, timers):
                 used = np.flatnonzero(sound)[:left]
