@@ -250,6 +250,19 @@ def test_what_cannot_be_recoded_is_one_line(photos: Path, source: Cache, tmp_pat
     assert "\n" not in str(caught.value) and not (tmp_path / "c").exists()
 
 
+def test_shards_of_one_image_calibrate_by_their_place_among_all(photos: Path, tmp_path: Path) -> None:
+    extract_here(recipe(photos, samples_per_shard=1), str(tmp_path / "a"))
+    there, _ = recode(recipe(photos, KLT, samples_per_shard=1), str(tmp_path / "a"), str(tmp_path / "b"))
+    assert verify(there).ok
+    levels = [
+        lv
+        for col in columns_of(there).values()
+        for c in there.committed(col).values()
+        for lv in c.fidelity or ()
+    ]
+    assert levels and min(level.min for level in levels) >= 0.99
+
+
 def test_an_unfinished_or_ambiguous_source_is_refused(photos: Path, tmp_path: Path) -> None:
     cache = extract_here(recipe(photos), str(tmp_path / "c"))
     column = columns_of(cache)["mini_clip"]
