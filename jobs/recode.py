@@ -74,19 +74,14 @@ def main(argv: list[str]) -> int:
 def run(recipe: Recipe, options: RecodeOptions, work: Recoding) -> int:
     """Recode every shard that is missing; say what it cost."""
     from jobs.extract import fill
-    from jobs.workers import stop_on_sigterm
-    from pipeline.engine import Engine, slots_for
+    from jobs.workers import engine_of
     from pipeline.recode import RecodeWorker
 
-    ask = recipe.extract
-    slots = slots_for(device=ask.device, actors=ask.actors, cpus_per_actor=ask.cpus_per_actor)
-    job = make_job(recipe, work, device=slots.device, threads=slots.cpus)
-    engine = Engine(job, slots, worker=RecodeWorker, stall_timeout_s=ask.stall_timeout_s)
-    try:
-        with stop_on_sigterm(engine):
-            columns = fill(engine, recipe, work, replace=options.replace, command="recode")
-    finally:
-        engine.close()
+    def job(device: str, threads: int) -> RecodeJob:
+        return make_job(recipe, work, device=device, threads=threads)
+
+    with engine_of(recipe, RecodeWorker, job) as engine:
+        columns = fill(engine, recipe, work, replace=options.replace, command="recode")
     for line in told(work, columns):
         log.info("%s", line)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,23 +20,33 @@ def extraction_workers(recipe: Recipe, url: str) -> Iterator[Any]:
     Yields:
         An Engine.
     """
-    from pipeline.engine import Engine, slots_for
     from pipeline.worker import ExtractionJob, ExtractionWorker
+
+    def job(device: str, threads: int) -> ExtractionJob:
+        return ExtractionJob(
+            cache=url,
+            source=recipe.source,
+            views=recipe.views,
+            committee=recipe.committee,
+            codec=recipe.cache.codec,
+            extract=recipe.extract,
+            device=device,
+            threads=threads,
+            grid=stored_grid(recipe),
+        )
+
+    with engine_of(recipe, ExtractionWorker, job) as engine:
+        yield engine
+
+
+@contextmanager
+def engine_of(recipe: Recipe, worker: type, job: Callable[[str, int], Any]) -> Iterator[Any]:
+    """An Engine over workers made from what `job` returns for a device and a number of threads."""
+    from pipeline.engine import Engine, slots_for
 
     ask = recipe.extract
     slots = slots_for(device=ask.device, actors=ask.actors, cpus_per_actor=ask.cpus_per_actor)
-    job = ExtractionJob(
-        cache=url,
-        source=recipe.source,
-        views=recipe.views,
-        committee=recipe.committee,
-        codec=recipe.cache.codec,
-        extract=ask,
-        device=slots.device,
-        threads=slots.cpus,
-        grid=stored_grid(recipe),
-    )
-    engine = Engine(job, slots, worker=ExtractionWorker, stall_timeout_s=ask.stall_timeout_s)
+    engine = Engine(job(slots.device, slots.cpus), slots, worker=worker, stall_timeout_s=ask.stall_timeout_s)
     try:
         with stop_on_sigterm(engine):
             yield engine

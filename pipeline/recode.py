@@ -100,9 +100,7 @@ class RecodeWorker:
         partial = {}
         for name, budget in budgets.items():
             shapes = self._job.described[name].shapes
-            partial[name] = make_calibrator(
-                self._job.codec, shapes, budget_gmac=budget, first=portion.first
-            )
+            partial[name] = make_calibrator(self._job.codec, shapes, budget_gmac=budget, first=portion.first)
             left = portion.samples
             for sound, held, levels in self._batches(name, shard, timers):
                 used = np.flatnonzero(sound)[:left]
@@ -131,17 +129,7 @@ class RecodeWorker:
         there = self._target.commit_of(Column.images(), shard)
         images = there or copy_images(self._source, self._target, shard)
         features = [self._features(name, shard, timers) for name in missing]
-        new = features if there else [images, *features]
-        return ShardResult(
-            shard,
-            images.rows,
-            len(images.quarantined),
-            bytes=sum(ref.bytes for commit in new for ref in commit.objects),
-            feature_bytes=sum(int(commit.stats["bytes"]) for commit in features),
-            values=sum(int(commit.stats["values"]) for commit in features),
-            wall_s=time.perf_counter() - start,
-            seconds=timers.seconds,
-        )
+        return ShardResult.of(images, features, new_images=there is None, start=start, timers=timers)
 
     def _features(self, name: str, shard: int, timers: Timers) -> Commit:
         here, there = self._job.sources[name], self._columns[name]

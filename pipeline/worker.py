@@ -77,6 +77,23 @@ class ShardResult:
     wall_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls, images: Commit, features: Sequence[Commit], *, new_images: bool, start: float, timers: Timers
+    ) -> ShardResult:
+        """What writing `features`, and the `images` where they are new, came to since `start`."""
+        new = [images, *features] if new_images else features
+        return cls(
+            images.shard,
+            images.rows,
+            len(images.quarantined),
+            bytes=sum(ref.bytes for commit in new for ref in commit.objects),
+            feature_bytes=sum(int(commit.stats["bytes"]) for commit in features),
+            values=sum(int(commit.stats["values"]) for commit in features),
+            wall_s=time.perf_counter() - start,
+            seconds=timers.seconds,
+        )
+
 
 @dataclass
 class CalibrationPart(ShardResult):
@@ -152,18 +169,9 @@ class ExtractionWorker:
             targets = {name: (column, self._cache.codec(column)) for name, column in columns.items()}
             written = write_features(self._cache, shard, targets, self._runner(timers))
             features += written.values()
-        new = features if there else [images, *features]
-        return ShardResult(
-            shard,
-            images.rows,
-            len(images.quarantined),
-            bytes=sum(ref.bytes for commit in new for ref in commit.objects),
-            feature_bytes=sum(int(commit.stats["bytes"]) for commit in features),
-            values=sum(int(commit.stats["values"]) for commit in features),
-            forwards=self._committee.forwards - forwards,
-            wall_s=time.perf_counter() - start,
-            seconds=timers.seconds,
-        )
+        result = ShardResult.of(images, features, new_images=there is None, start=start, timers=timers)
+        result.forwards = self._committee.forwards - forwards
+        return result
 
     def _images(self, shard: int, entries: pa.Table, timers: Timers) -> Commit:
         return write_images(self._cache, shard, entries, maker=self._maker, pool=self._pool, timers=timers)
