@@ -154,11 +154,11 @@ def test_read_rate_at_a_given_speed() -> None:
 
 def test_cores_are_those_that_unpack_the_codes_at_that_speed() -> None:
     row = codec_row(plan(asked(images_per_s=800, gpus=8)), "klt 0.995")
-    # 100 images a second for each GPU, 33.2 MB of fp16 each at 0.9 GB/s a core, and crops of 147,456 pixels
-    assert row.cores_per_gpu == pytest.approx(100 * (0.03318 / 0.9 + 147_456 / 1.5e8), rel=1e-3)
+    # 100 images a second for each GPU, 33.2 MB of fp16 each at 1.66 GB/s a core, and crops of 147,456 pixels
+    assert row.cores_per_gpu == pytest.approx(100 * (0.03318 / 1.66 + 147_456 / 1.5e8), rel=1e-3)
     slow = codec_row(plan(asked(images_per_s=800, cores_per_gpu=0.1, read_gb_per_s=1e9)), "klt 0.995")
     assert slow.limit == "unpacking"
-    seconds = IMAGENET * (0.03318 / 0.9 + 147_456 / 1.5e8) / (8 * 0.1)
+    seconds = IMAGENET * (0.03318 / 1.66 + 147_456 / 1.5e8) / (8 * 0.1)
     assert slow.epoch_gpu_hours == pytest.approx(8 * seconds / 3600, rel=1e-3)
     assert "unpacking, cores/GPU" in format_plan(plan(asked()))
 
