@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from jobs.benches.synthetic_index import GRIDS, Opening, Size, measure_opening, open_all, write_index
 from storage import layout
@@ -18,6 +15,7 @@ from storage.cache import Cache
 from storage.commit_log import Commits, compact
 from storage.layout import Column
 from storage.local import LocalStore
+from tests.storage.s3_server import s3_bucket
 
 SMALL = Size(samples=300, samples_per_shard=24)
 
@@ -104,19 +102,8 @@ def test_opening_is_measured_in_a_fresh_process(written: Path) -> None:
 @pytest.fixture
 def bucket() -> Iterator[str]:
     """URL of an empty bucket behind S3's protocol."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("NO_PROXY", host)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
+    with s3_bucket("bucket"):
         yield "s3://bucket"
-    server.stop()
 
 
 def best_of(url: str, runs: int) -> Opening:

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Iterator
 
-import fsspec
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from storage.cache import Cache
 from storage.identity import sha256
 from storage.store import Store, measure, open_store
 from storage.verify import verify
+from tests.storage.s3_server import s3_bucket
 from tests.storage.sample_cache import encode, jpeg_of, make_cache, sample_rows
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """URL of an empty bucket."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("NO_PROXY", host)
-        fsspec.filesystem("s3").mkdir("bucket")
+    with s3_bucket("bucket"):
         yield "s3://bucket"
-    server.stop()
 
 
 @pytest.fixture

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from storage import store as store_module
 from storage.cache import Cache
 from storage.errors import CacheError
 from storage.local_copy import LocalCopy
 from tests.storage.flaky_proxy import FlakyProxy
+from tests.storage.s3_server import s3_bucket
 from tests.storage.test_stream import World, same
 
 URL = "s3://faulty/cache"
@@ -25,25 +24,15 @@ STEPS = 8
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[tuple[World, FlakyProxy]]:
     """A cache in a bucket that is reached through the proxy, and the same cache in a folder."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    proxy = FlakyProxy(server.get_host_and_port())
-    s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        s3fs.S3FileSystem().mkdir("faulty")
+    with s3_bucket("faulty") as address, pytest.MonkeyPatch.context() as patch:
+        s3fs.S3FileSystem.clear_instance_cache()
         World(URL, views=1)
         s3fs.S3FileSystem.clear_instance_cache()
+        proxy = FlakyProxy(address)
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
         yield World(tmp_path_factory.mktemp("cache"), views=1), proxy
         s3fs.S3FileSystem.clear_instance_cache()
-    proxy.close()
-    server.stop()
+        proxy.close()
 
 
 @pytest.fixture
