@@ -35,7 +35,7 @@ class CorruptObject(CacheError):
     """
 
     def __init__(self, path: str, why: str) -> None:
-        remedy = "take damaged shards out with `cutler verify CACHE --discard`, then extract"
+        remedy = "`cutler repair RECIPE --cache CACHE` makes it again"
         super().__init__(f"{path} is damaged: {why}; {remedy}")
         self.path = path
         self.why = why

@@ -172,6 +172,23 @@ class Collated(NamedTuple):
         return codes, missing if len(missing) else None
 
 
+class PlainRows:
+    """How a codec whose rows are one array of codes collates them, and finds them on a device again."""
+
+    symbol_dtype: np.dtype
+    symbols: int
+
+    def collate(self, rows: Sequence[np.ndarray | None], *, pinned: bool = False) -> Collated:
+        """See Codec."""
+        return collate_codes(rows, self.symbol_dtype, self.symbols, pinned=pinned)
+
+    def arrived(
+        self, batch: Collated | Sequence[np.ndarray | None], device: torch.device | str
+    ) -> tuple[Tensor, Tensor | None]:
+        """As Collated.on; a sequence of rows is collated first."""
+        return (batch if isinstance(batch, Collated) else self.collate(batch)).on(torch.device(device))
+
+
 def collate_codes(
     rows: Sequence[np.ndarray | None], dtype: np.dtype, symbols: int, *, pinned: bool
 ) -> Collated:

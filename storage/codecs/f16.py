@@ -16,7 +16,7 @@ LARGEST = 65504.0
 """Largest number of fp16."""
 
 
-class F16Codec:
+class F16Codec(base.PlainRows):
     """Codes are the values as fp16, level after level, each token-major [h*w, C]."""
 
     name = "f16"
@@ -49,16 +49,11 @@ class F16Codec:
         reasons = base.refusals(quality, found, LARGEST)
         return base.Encoded(torch.cat(codes, 1).cpu().numpy(), quality, reasons)
 
-    def collate(self, rows: Sequence[np.ndarray | None], *, pinned: bool = False) -> base.Collated:
-        """See Codec."""
-        return base.collate_codes(rows, self.symbol_dtype, self.symbols, pinned=pinned)
-
     def decode(
         self, batch: base.Collated | Sequence[np.ndarray | None], device: torch.device | str
     ) -> list[Tensor]:
         """See Codec."""
-        ready = batch if isinstance(batch, base.Collated) else self.collate(batch)
-        flat, _ = ready.on(torch.device(device))
+        flat, _ = self.arrived(batch, device)
         pieces = flat.split([shape.values for shape in self.shapes], dim=1)
         return [
             base.map_of(piece.unflatten(1, (shape.tokens, shape.channels)).float(), shape)

@@ -18,7 +18,7 @@ _TOP = 127
 _LARGEST = 1e18
 
 
-class Int8Codec:
+class Int8Codec(base.PlainRows):
     """z = (x - mean) / scale; a token's step s = max|z| / 127 (fp32); codes round(z / s).
 
     A record holds the codes of all levels, each token-major [h*w, C], then the bytes of all steps,
@@ -59,16 +59,11 @@ class Int8Codec:
         reasons = base.refusals(quality, found, _LARGEST)
         return base.Encoded(torch.cat([*codes, *steps], 1).cpu().numpy(), quality, reasons)
 
-    def collate(self, rows: Sequence[np.ndarray | None], *, pinned: bool = False) -> base.Collated:
-        """See Codec."""
-        return base.collate_codes(rows, self.symbol_dtype, self.symbols, pinned=pinned)
-
     def decode(
         self, batch: base.Collated | Sequence[np.ndarray | None], device: torch.device | str
     ) -> list[Tensor]:
         """See Codec."""
-        ready = batch if isinstance(batch, base.Collated) else self.collate(batch)
-        flat, missing = ready.on(torch.device(device))
+        flat, missing = self.arrived(batch, device)
         # the copy of the few steps aligns their bytes, as a float's must be
         steps = flat[:, self._values :].clone().view(torch.float32).split([s.tokens for s in self.shapes], 1)
         pieces = flat[:, : self._values].split([shape.values for shape in self.shapes], 1)
