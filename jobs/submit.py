@@ -7,8 +7,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from jobs.ray_session import QUIET, code_environment
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5
+ASKED, RETRY_S = 6, 2.0
+"""Times that the job server is asked before it counts as gone, and the pause between them."""
 RAY_SAYS = ("Runtime env is setting up", "Running entrypoint for job")
 
 
@@ -81,7 +83,8 @@ def submit(client: Any, argv: Sequence[str]) -> None:
     try:
         _follow(client, job)
     except BaseException:
-        client.stop_job(job)
+        with suppress(RuntimeError, OSError):
+            client.stop_job(job)
         raise
     info = client.get_job_info(job)
     if str(info.status) != "SUCCEEDED":
@@ -89,11 +92,29 @@ def submit(client: Any, argv: Sequence[str]) -> None:
         raise IncompleteError(f"`{entrypoint}` {ended}; its log is above")
 
 
+def _answer(ask: Callable[[str], Any], job: str) -> Any:
+    """What the job server says of a job; a lost connection is no end of the job, and is tried again.
+
+    Raises:
+        IncompleteError: the server does not answer any more.
+    """
+    for _ in range(ASKED):
+        try:
+            return ask(job)
+        except (RuntimeError, OSError) as error:
+            failed = " ".join(str(error).split())[-160:]
+            time.sleep(RETRY_S)
+    raise IncompleteError(
+        f"the job server did not answer {ASKED} times in a row ({failed}); its head may have died: "
+        "run the same command again to resume"
+    )
+
+
 def _follow(client: Any, job: str) -> None:
     shown = 0
     while True:
-        ended = client.get_job_status(job).is_terminal()
-        text = client.get_job_logs(job)
+        ended = _answer(client.get_job_status, job).is_terminal()
+        text = _answer(client.get_job_logs, job)
         for line in text[shown:].splitlines():
             if line.strip() and not any(said in line for said in RAY_SAYS):
                 sys.stderr.write(f"    {line}\n")
